@@ -1,0 +1,14 @@
+//! Hedge's graph: a model as data, read from ONNX and written back to it.
+//!
+//! It knows names, constants and order. It does not know what an operator does: executors in `hedge-engine` do.
+//! There is no I/O and no clock here; files come and go as bytes.
+//!
+//! Weights are slices of the file they were read from; nothing copies them until an executor packs them.
+
+pub mod build;
+mod model;
+pub mod validate;
+
+pub use build::GraphBuilder;
+pub use model::{Attribute, Dim, Graph, Node, ValueInfo};
+pub use validate::ValidateError;
