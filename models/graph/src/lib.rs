@@ -7,8 +7,17 @@
 
 pub mod build;
 mod model;
+pub mod onnx;
 pub mod validate;
 
 pub use build::GraphBuilder;
 pub use model::{Attribute, Dim, Graph, Node, ValueInfo};
+pub use onnx::ReadError;
 pub use validate::ValidateError;
+
+use sha2::Digest;
+
+/// The SHA-256 of a model file: what a model's identity is, on the wire and in answers.
+pub fn file_digest(file: &[u8]) -> [u8; 32] {
+    sha2::Sha256::digest(file).into()
+}

@@ -1,0 +1,28 @@
+//! ONNX files: one protobuf message (`ModelProto`), read into a [`Graph`](crate::Graph) and written from it.
+//!
+//! ```text
+//! ModelProto   ir_version, opset_import [(domain, version)], producer_name, doc_string, metadata_props
+//!  └ graph     name, input [ValueInfo], output [ValueInfo], value_info [ValueInfo]
+//!     ├ initializer [TensorProto: name, dims, data_type, raw_data | one typed list]
+//!     └ node        [op_type, domain, input [name], output [name], attribute [name, type, value | GraphProto]]
+//! ```
+//!
+//! The messages are ONNX's own (`proto/onnx.proto`). What a graph does not keep is dropped on reading: training
+//! information, device placement, quantization annotations, doc strings of single nodes. What would change the
+//! model's meaning if it were dropped is an error: model-local functions, sparse and external tensors, sequences, maps.
+//!
+//! Nothing that a file merely declares is allocated: a tensor's dimensions are multiplied with overflow checks and must
+//! fit the bytes that are there. Decoding takes memory in proportion to the file (about a hundred bytes per node of
+//! two), so who takes files from strangers caps their size.
+
+mod read;
+mod tensor;
+mod write;
+
+pub use read::{MAX_FILE_BYTES, MAX_NODES, MAX_RANK, ReadError};
+
+/// The messages as prost makes them.
+#[allow(missing_docs, unreachable_pub, clippy::all)]
+mod proto {
+    include!(concat!(env!("OUT_DIR"), "/onnx.rs"));
+}
