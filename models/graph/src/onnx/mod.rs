@@ -19,6 +19,9 @@ mod read;
 mod tensor;
 mod write;
 
+#[cfg(test)]
+mod tests;
+
 pub use read::{MAX_FILE_BYTES, MAX_NODES, MAX_RANK, ReadError};
 
 /// The messages as prost makes them.
