@@ -1,0 +1,31 @@
+//! What a gateway decides, without sockets, threads or a clock: `(state, event, now) -> actions`.
+//!
+//! A query arrives; the gateway answers at once (known already, busy, refused), or it admits the query, waits for the
+//! model and answers then. [`Admission`] decides which; the shell around it decodes, runs models and publishes.
+//!
+//! ```text
+//!             ┌ repeated ──────────────── Ack, Reply (the stored one)
+//!  Arrived ───┼ in flight ─────────────── Ack                      the one reply will do for both
+//!             ├ wrong, expired, no room ─ Ack, Reply (Refused, Busy)
+//!             └ admitted ──────────────── Ack … Submit … Finished … Reply
+//! ```
+//!
+//! # Invariants
+//!
+//! 1. Every arrival is acknowledged exactly once, in the answer to its own event.
+//! 2. Every admitted query gets exactly one reply; every arrival that is not admitted and does not join one gets
+//!    exactly one, at once.
+//! 3. A query (device and id) is submitted at most once while its reply is remembered; see [`Limits`] for how long.
+//! 4. Everything held is bounded by [`Limits`]: queries by number, bytes and share of one device, replies by number,
+//!    bytes and age.
+
+mod admission;
+mod limits;
+mod recent;
+#[cfg(test)]
+mod tests;
+
+pub use self::{
+    admission::{Action, Admission, Arrival, Event, Key, Outcome},
+    limits::Limits,
+};
