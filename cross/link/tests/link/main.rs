@@ -1,0 +1,10 @@
+//! The link against real brokers (the embedded one, and Mosquitto where it is installed) and against one that misbehaves by
+//! script. Each trap of rumqttc that `docs/protocol.md` and the crate's documentation speak of is held by a test here.
+//!
+//! With `mosquitto` in the environment variable `HEDGE_REQUIRE`, a missing Mosquitto fails instead of being skipped.
+
+mod contract;
+mod embedded;
+mod harness;
+mod mosquitto;
+mod scripted;
