@@ -1,0 +1,183 @@
+//! The sled database under the cache, behind calls that do not panic.
+//!
+//! sled 0.34 panics on some damage, at open as well as later, so every call runs under `catch_unwind` and a panic is one
+//! more [`StoreError`]. What does not open, or has grown out of its bounds, is moved aside, deleted and made anew; the
+//! one thing that is never deleted is a database that another process holds open.
+
+use std::fs;
+use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+/// Memory for sled's own page cache (its default is 1 GiB).
+const PAGE_CACHE_BYTES: u64 = 8 * 1024 * 1024;
+/// How often sled writes its buffers out by itself. A crash loses at most this much of the cache.
+const FLUSH_EVERY: Duration = Duration::from_secs(1);
+/// How long to wait for the lock of a database that is just being closed.
+const LOCK_PATIENCE: Duration = Duration::from_secs(2);
+const LOCK_POLL: Duration = Duration::from_millis(20);
+
+/// Why an operation on the database failed.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum StoreError {
+    #[error("another process holds the cache open")]
+    InUse,
+    #[error("the database panicked: {0}")]
+    Panicked(String),
+    #[error("{0}")]
+    Failed(String),
+    #[error("{bytes} bytes on disk, more than {limit}")]
+    TooLarge { bytes: u64, limit: u64 },
+}
+
+/// One open database.
+pub(crate) struct Store {
+    entries: sled::Tree,
+    notes: sled::Tree,
+    db: sled::Db,
+}
+
+impl Store {
+    /// Opens what lies at `path`, or makes it.
+    pub(crate) fn open(path: &Path, max_disk_bytes: u64) -> Result<Self, StoreError> {
+        let bytes = disk_bytes(path);
+        if bytes > max_disk_bytes {
+            return Err(StoreError::TooLarge { bytes, limit: max_disk_bytes });
+        }
+        let started = Instant::now();
+        loop {
+            match guarded(|| Self::open_once(path)) {
+                Err(StoreError::InUse) if started.elapsed() < LOCK_PATIENCE => std::thread::sleep(LOCK_POLL),
+                other => return other,
+            }
+        }
+    }
+
+    fn open_once(path: &Path) -> Result<Self, sled::Error> {
+        let db = sled::Config::new()
+            .path(path)
+            .cache_capacity(PAGE_CACHE_BYTES)
+            .flush_every_ms(Some(FLUSH_EVERY.as_millis() as u64))
+            .open()?;
+        Ok(Self { entries: db.open_tree("entries")?, notes: db.open_tree("notes")?, db })
+    }
+
+    pub(crate) fn read(&self, key: &[u8; 32]) -> Result<Option<Vec<u8>>, StoreError> {
+        guarded(|| self.entries.get(key).map(|value| value.map(|bytes| bytes.to_vec())))
+    }
+
+    pub(crate) fn write(&self, key: &[u8; 32], value: &[u8]) -> Result<(), StoreError> {
+        guarded(|| self.entries.insert(key, value).map(drop))
+    }
+
+    pub(crate) fn remove(&self, key: &[u8; 32]) -> Result<(), StoreError> {
+        guarded(|| self.entries.remove(key).map(drop))
+    }
+
+    pub(crate) fn write_note(&self, name: &str, value: &[u8]) -> Result<(), StoreError> {
+        guarded(|| self.notes.insert(name, value).map(drop))
+    }
+
+    /// Visits every note.
+    pub(crate) fn each_note(&self, mut visit: impl FnMut(&[u8], &[u8])) -> Result<(), StoreError> {
+        each(&self.notes, &mut visit)
+    }
+
+    /// Visits every entry, in no useful order.
+    pub(crate) fn each_entry(&self, mut visit: impl FnMut(&[u8], &[u8])) -> Result<(), StoreError> {
+        each(&self.entries, &mut visit)
+    }
+
+    /// Removes an entry whose key is not one of ours.
+    pub(crate) fn remove_raw(&self, key: &[u8]) -> Result<(), StoreError> {
+        guarded(|| self.entries.remove(key).map(drop))
+    }
+
+    pub(crate) fn flush(&self) -> Result<(), StoreError> {
+        guarded(|| self.db.flush().map(drop))
+    }
+
+    pub(crate) fn disk_bytes(&self) -> Result<u64, StoreError> {
+        guarded(|| self.db.size_on_disk())
+    }
+
+    /// Closes the database; a panic on the way out is only worth knowing.
+    pub(crate) fn close(self) -> Result<(), StoreError> {
+        guarded(move || {
+            drop(self);
+            Ok(())
+        })
+    }
+}
+
+/// Deletes whatever lies at `path`. It is moved aside first, so that a crash in between never leaves half a database.
+pub(crate) fn discard(path: &Path) -> io::Result<()> {
+    let aside = aside(path);
+    remove_any(&aside)?;
+    match fs::rename(path, &aside) {
+        Ok(()) => remove_any(&aside),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(_) => remove_any(path),
+    }
+}
+
+fn aside(path: &Path) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(".discarded");
+    PathBuf::from(name)
+}
+
+fn remove_any(path: &Path) -> io::Result<()> {
+    let removed = match fs::symlink_metadata(path) {
+        Ok(meta) if meta.is_dir() => fs::remove_dir_all(path),
+        Ok(_) => fs::remove_file(path),
+        Err(error) => Err(error),
+    };
+    match removed {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        other => other,
+    }
+}
+
+/// Bytes of the files in a database's folder (sled keeps no deeper folders than `blobs` and `snap`).
+fn disk_bytes(path: &Path) -> u64 {
+    let Ok(files) = fs::read_dir(path) else {
+        return 0;
+    };
+    files
+        .flatten()
+        .map(|file| match file.metadata() {
+            Ok(meta) if meta.is_dir() => disk_bytes(&file.path()),
+            Ok(meta) => meta.len(),
+            Err(_) => 0,
+        })
+        .sum()
+}
+
+fn each(tree: &sled::Tree, visit: &mut impl FnMut(&[u8], &[u8])) -> Result<(), StoreError> {
+    guarded(|| {
+        for pair in tree.iter() {
+            let (key, value) = pair?;
+            visit(&key, &value);
+        }
+        Ok(())
+    })
+}
+
+fn guarded<T>(call: impl FnOnce() -> Result<T, sled::Error>) -> Result<T, StoreError> {
+    match catch_unwind(AssertUnwindSafe(call)) {
+        Ok(Ok(value)) => Ok(value),
+        // sled reports a held lock as an I/O error of kind Other with this text.
+        Ok(Err(sled::Error::Io(error))) if error.to_string().contains("could not acquire lock") => {
+            Err(StoreError::InUse)
+        }
+        Ok(Err(error)) => Err(StoreError::Failed(error.to_string())),
+        Err(panic) => Err(StoreError::Panicked(panic_text(&*panic))),
+    }
+}
+
+fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
+    let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
+    text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "no message".to_owned())
+}
