@@ -1,0 +1,18 @@
+//! Where a request goes: the agent's decisions, without sockets, clocks, threads or randomness.
+//!
+//! Each row of a request is a [`Row`]: a state machine `(state, event, now) -> actions` from its arrival through the
+//! cache, the local model and the cloud to exactly one answer or failure, at the latest at its deadline. What all rows
+//! know about the world outside is a [`CloudView`]: whether the link is up and which gateways serve which model.
+//!
+//! Time is a [`std::time::Duration`] since any fixed moment; random numbers are given in. The caller carries out the
+//! actions and reports what came of them as events.
+
+mod answer;
+mod cloud;
+mod row;
+
+pub use answer::{Answer, Failure, Origin, Reason, Source, Status, weakest};
+pub use cloud::{Availability, CloudView, Path};
+pub use row::{
+    Action, CachedVerdict, Event, LocalFailure, LocalResult, NotSent, Offload, Outputs, Place, Row, RowPolicy, Timing,
+};

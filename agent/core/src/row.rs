@@ -1,0 +1,498 @@
+//! One row's way from arrival to its answer.
+//!
+//! ```text
+//! arrive -> look up -> (run locally) -> judge -+-> answer locally
+//!                 |                            +-> offload -> wait -> answer
+//!                 +-> answer from the cache         ^    |
+//!                                                   +----+ once more: after Busy, or when no reply came
+//! ```
+//!
+//! Invariants, held for every order of events:
+//! - exactly one [`Action::Finish`], at the latest on the first event at or after the deadline;
+//! - `hedge.place = cloud` never ends in a local answer; `edge`, and a model that is never offloaded, never publishes;
+//! - at most two publishes, under the same id;
+//! - an event that does not fit the state (a late ack, a second reply) changes nothing.
+
+use std::time::Duration;
+
+use hedge_tensor::NamedTensor;
+use hedge_wire::{Digest, GatewayId, ModelId, Refusal};
+
+use crate::answer::{Answer, Failure, Origin, Reason, Source, Status};
+use crate::cloud::CloudView;
+
+/// The outputs of one row.
+pub type Outputs = Vec<NamedTensor>;
+
+/// An offload that has less time left than this is not worth sending.
+const LEAST_USEFUL: Duration = Duration::from_millis(1);
+
+/// Where the caller wants the row answered.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Place {
+    /// Locally if the score allows, otherwise by the cloud if it can.
+    #[default]
+    Auto,
+    /// By the local model, whatever its score.
+    Edge,
+    /// By the cloud, or not at all.
+    Cloud,
+}
+
+/// Whether a model's rows may leave the device.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Offload {
+    /// When their score is below the threshold.
+    Auto,
+    /// Never.
+    Never,
+}
+
+/// What is decided about a row before it starts.
+#[derive(Clone, Debug)]
+pub struct RowPolicy {
+    /// Where the caller wants it answered.
+    pub place: Place,
+    /// Whether it may leave the device.
+    pub offload: Offload,
+    /// Local answers of at least this score stay local.
+    pub threshold: f32,
+    /// The cloud model to ask.
+    pub cloud_model: ModelId,
+}
+
+/// The row's times; all are counted from the same fixed moment.
+#[derive(Clone, Copy, Debug)]
+pub struct Timing {
+    /// When it arrived.
+    pub arrived: Duration,
+    /// How long it may take.
+    pub allowed: Duration,
+    /// How long to wait for a reply before asking once more.
+    pub retry_after: Duration,
+    /// A random number in 0..1, which spreads the retries of many devices.
+    pub jitter: f64,
+}
+
+/// What the local model said.
+#[derive(Clone, PartialEq, Debug)]
+pub struct LocalResult {
+    /// Its outputs.
+    pub outputs: Outputs,
+    /// Their score; none for a model without scores, whose answers always stay local.
+    pub score: Option<f32>,
+}
+
+/// An earlier verdict of the cloud for exactly this row.
+#[derive(Clone, PartialEq, Debug)]
+pub struct CachedVerdict {
+    /// The cloud model's outputs.
+    pub outputs: Outputs,
+    /// Their score.
+    pub score: Option<f32>,
+    /// The cloud model.
+    pub digest: Digest,
+}
+
+/// Why the local model gave nothing.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum LocalFailure {
+    /// Its queue is full.
+    QueueFull,
+    /// It failed.
+    Fault(String),
+}
+
+/// Why a message was not taken for sending.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum NotSent {
+    /// The link is down.
+    Down,
+    /// Too many messages wait.
+    QueueFull,
+    /// It is larger than a message may be.
+    TooLarge,
+}
+
+/// What happened.
+#[derive(Clone, PartialEq, Debug)]
+pub enum Event {
+    /// The row is there.
+    Arrived,
+    /// What the cache held.
+    Looked {
+        /// A local result.
+        local: Option<LocalResult>,
+        /// A verdict of the cloud model asked for.
+        cloud: Option<CachedVerdict>,
+    },
+    /// The local model is done.
+    Ran(Result<LocalResult, LocalFailure>),
+    /// The publish asked for was not possible.
+    NotSent(NotSent),
+    /// The broker took the message but nobody is subscribed to it.
+    NoSubscribers,
+    /// The broker refused the message.
+    Rejected,
+    /// The link went down.
+    LinkDown,
+    /// A verdict that fits the model's outputs.
+    Verdict {
+        /// The cloud model's outputs.
+        outputs: Outputs,
+        /// Their score.
+        score: Option<f32>,
+        /// The cloud model.
+        digest: Digest,
+        /// Who ran it.
+        gateway: GatewayId,
+    },
+    /// A verdict that does not fit.
+    BadVerdict,
+    /// The gateway's queue is full.
+    Busy {
+        /// How long it asks to wait.
+        retry: Duration,
+    },
+    /// The gateway refuses the request.
+    Refused(Refusal),
+    /// The time asked for by [`Action::WakeAt`] has come, or a deadline may have.
+    Timer,
+}
+
+/// What the caller has to do.
+#[derive(Clone, PartialEq, Debug)]
+pub enum Action {
+    /// Look into the cache and report [`Event::Looked`].
+    LookUp {
+        /// For a local result.
+        local: bool,
+        /// For a verdict of the cloud model of this digest.
+        cloud: Option<Digest>,
+    },
+    /// Run the local model and report [`Event::Ran`].
+    RunLocal,
+    /// Keep the local result just computed in the cache.
+    StoreLocal(LocalResult),
+    /// Keep the verdict just received in the cache.
+    StoreVerdict {
+        /// The cloud model's outputs.
+        outputs: Outputs,
+        /// The cloud model.
+        digest: Digest,
+    },
+    /// Publish the row under its id.
+    Publish {
+        /// 0, then 1 for the retry.
+        attempt: u8,
+        /// What is left until the deadline.
+        left: Duration,
+    },
+    /// Report [`Event::Timer`] at this time; it replaces an earlier request.
+    WakeAt(Duration),
+    /// The end.
+    Finish(Result<Answer, Failure>),
+}
+
+/// The state of one row.
+#[derive(Debug)]
+pub struct Row {
+    policy: RowPolicy,
+    timing: Timing,
+    state: State,
+    local: Option<Local>,
+    /// Why the cloud is asked, once it is.
+    why: Reason,
+    /// The local model's error, where that is why the cloud is asked.
+    fault: Option<String>,
+}
+
+#[derive(Clone, Copy, PartialEq, Debug)]
+enum State {
+    New,
+    Looking,
+    Running,
+    /// A reply is due; `retry_at` is gone once the retry was used.
+    Waiting {
+        retry_at: Option<Duration>,
+    },
+    /// The gateway was busy; ask again then.
+    Pausing {
+        resume_at: Duration,
+    },
+    Done,
+}
+
+#[derive(Debug)]
+struct Local {
+    result: LocalResult,
+    source: Source,
+}
+
+impl Row {
+    /// A row that has not started; give it [`Event::Arrived`] next.
+    #[must_use]
+    pub fn new(policy: RowPolicy, timing: Timing) -> Self {
+        Self { policy, timing, state: State::New, local: None, why: Reason::BelowThreshold, fault: None }
+    }
+
+    /// When the row must be answered.
+    #[must_use]
+    pub fn deadline(&self) -> Duration {
+        self.timing.arrived.saturating_add(self.timing.allowed)
+    }
+
+    /// Whether the row has ended.
+    #[must_use]
+    pub fn is_done(&self) -> bool {
+        self.state == State::Done
+    }
+
+    /// Takes in an event and says what to do.
+    pub fn on(&mut self, event: Event, view: &CloudView, now: Duration) -> Vec<Action> {
+        if self.is_done() {
+            return Vec::new();
+        }
+        if now >= self.deadline() && !Self::answers(&event) {
+            return self.on_deadline();
+        }
+        match (self.state, event) {
+            (State::New, Event::Arrived) => self.arrive(view),
+            (State::Looking, Event::Looked { local, cloud }) => self.looked(local, cloud, view, now),
+            (State::Running, Event::Ran(result)) => self.ran(result, view, now),
+            (State::Looking | State::Running, Event::Timer) => vec![Action::WakeAt(self.deadline())],
+            (State::Waiting { .. } | State::Pausing { .. }, event) => self.in_the_cloud(event, view, now),
+            _ => Vec::new(),
+        }
+    }
+
+    /// Whether the event may end the row with a better answer than the deadline would, at no further wait.
+    fn answers(event: &Event) -> bool {
+        matches!(event, Event::Looked { .. } | Event::Ran(_) | Event::Verdict { .. })
+    }
+
+    fn arrive(&mut self, view: &CloudView) -> Vec<Action> {
+        let model = &self.policy.cloud_model;
+        let look_up = match (self.policy.place, self.policy.offload) {
+            (Place::Cloud, Offload::Never) => return self.fail(Failure::NeverOffload),
+            (Place::Cloud, Offload::Auto) => {
+                // Even a cached verdict is given only while the cloud is there: the caller asked for the cloud.
+                if let Err(reason) = view.may_offload(model) {
+                    return self.fail(Failure::NoCloud(reason));
+                }
+                self.why = Reason::Caller;
+                Action::LookUp { local: false, cloud: view.current_digest(model) }
+            }
+            (Place::Edge, _) | (Place::Auto, Offload::Never) => Action::LookUp { local: true, cloud: None },
+            (Place::Auto, Offload::Auto) => Action::LookUp { local: true, cloud: view.current_digest(model) },
+        };
+        self.state = State::Looking;
+        vec![Action::WakeAt(self.deadline()), look_up]
+    }
+
+    fn looked(
+        &mut self,
+        local: Option<LocalResult>,
+        cloud: Option<CachedVerdict>,
+        view: &CloudView,
+        now: Duration,
+    ) -> Vec<Action> {
+        // What was not asked for does not count.
+        let cloud = cloud.filter(|_| self.policy.place != Place::Edge && self.policy.offload == Offload::Auto);
+        let local = local.filter(|_| self.policy.place != Place::Cloud);
+        if let Some(verdict) = cloud {
+            return self.finish(Answer {
+                outputs: verdict.outputs,
+                source: Source::Cache,
+                status: Status::Cloud,
+                reason: self.why,
+                confidence: verdict.score,
+                origin: Origin::Cloud { digest: verdict.digest, gateway: None },
+            });
+        }
+        if let Some(result) = local {
+            self.local = Some(Local { result, source: Source::Cache });
+            return self.judge(view, now);
+        }
+        if now >= self.deadline() {
+            return self.on_deadline();
+        }
+        if self.policy.place == Place::Cloud {
+            return self.offload(view, now);
+        }
+        self.state = State::Running;
+        vec![Action::RunLocal]
+    }
+
+    fn ran(&mut self, result: Result<LocalResult, LocalFailure>, view: &CloudView, now: Duration) -> Vec<Action> {
+        match result {
+            Ok(result) => {
+                let mut actions = vec![Action::StoreLocal(result.clone())];
+                self.local = Some(Local { result, source: Source::Edge });
+                actions.extend(self.judge(view, now));
+                actions
+            }
+            Err(LocalFailure::QueueFull) => self.fail(Failure::Overloaded),
+            Err(LocalFailure::Fault(fault)) => {
+                let helped = self.policy.place == Place::Auto && self.policy.offload == Offload::Auto;
+                if !helped {
+                    return self.fail(Failure::Engine(fault));
+                }
+                self.why = Reason::DeviceFault;
+                self.fault = Some(fault);
+                self.offload(view, now)
+            }
+        }
+    }
+
+    /// Decides about a local result: it stays, or the cloud is asked.
+    fn judge(&mut self, view: &CloudView, now: Duration) -> Vec<Action> {
+        let score = self.local.as_ref().and_then(|local| local.result.score);
+        if score.is_none_or(|score| score >= self.policy.threshold) {
+            return self.answer_locally(Reason::NoCertificate);
+        }
+        match (self.policy.place, self.policy.offload) {
+            (Place::Edge, _) => self.answer_locally(Reason::Caller),
+            (_, Offload::Never) => self.answer_locally(Reason::NeverOffload),
+            (_, Offload::Auto) => self.offload(view, now),
+        }
+    }
+
+    fn offload(&mut self, view: &CloudView, now: Duration) -> Vec<Action> {
+        self.publish(0, view, now)
+    }
+
+    fn publish(&mut self, attempt: u8, view: &CloudView, now: Duration) -> Vec<Action> {
+        if let Err(reason) = view.may_offload(&self.policy.cloud_model) {
+            return self.give_up(reason);
+        }
+        let left = self.deadline().saturating_sub(now);
+        if left < LEAST_USEFUL {
+            return self.give_up(Reason::Deadline);
+        }
+        let spread = self.timing.retry_after.mul_f64(0.75 + 0.5 * self.timing.jitter.clamp(0.0, 1.0));
+        let retry_at = now.saturating_add(spread);
+        let retry_at = (attempt == 0 && retry_at + LEAST_USEFUL <= self.deadline()).then_some(retry_at);
+        self.state = State::Waiting { retry_at };
+        vec![Action::WakeAt(retry_at.unwrap_or(self.deadline())), Action::Publish { attempt, left }]
+    }
+
+    /// An event while the cloud has been asked.
+    fn in_the_cloud(&mut self, event: Event, view: &CloudView, now: Duration) -> Vec<Action> {
+        match event {
+            Event::Verdict { outputs, score, digest, gateway } => self.take_verdict(outputs, score, digest, gateway),
+            Event::Busy { retry } => self.busy(retry, now),
+            Event::Timer => self.timer(view, now),
+            Event::NotSent(NotSent::Down) | Event::LinkDown => self.give_up(Reason::LinkDown),
+            Event::NotSent(NotSent::QueueFull) => self.give_up(Reason::CloudBusy),
+            Event::NotSent(NotSent::TooLarge) => self.give_up(Reason::TooLarge),
+            Event::NoSubscribers => self.give_up(Reason::NoGateway),
+            Event::BadVerdict => self.give_up(Reason::BadVerdict),
+            Event::Refused(Refusal::Expired) => self.give_up(Reason::Deadline),
+            Event::Refused(Refusal::UnknownModel) => self.give_up(Reason::NoGateway),
+            Event::Rejected | Event::Refused(Refusal::BadInput | Refusal::Internal) => {
+                self.give_up(Reason::CloudRefused)
+            }
+            Event::Arrived | Event::Looked { .. } | Event::Ran(_) => Vec::new(),
+        }
+    }
+
+    fn take_verdict(
+        &mut self,
+        outputs: Outputs,
+        score: Option<f32>,
+        digest: Digest,
+        gateway: GatewayId,
+    ) -> Vec<Action> {
+        let mut actions = vec![Action::StoreVerdict { outputs: outputs.clone(), digest }];
+        actions.extend(self.finish(Answer {
+            outputs,
+            source: Source::Cloud,
+            status: Status::Cloud,
+            reason: self.why,
+            confidence: score,
+            origin: Origin::Cloud { digest, gateway: Some(gateway) },
+        }));
+        actions
+    }
+
+    fn busy(&mut self, retry: Duration, now: Duration) -> Vec<Action> {
+        let State::Waiting { retry_at: Some(_) } = self.state else {
+            // The retry is used up, or too late; while pausing, a second Busy says nothing new.
+            return if matches!(self.state, State::Pausing { .. }) {
+                Vec::new()
+            } else {
+                self.give_up(Reason::CloudBusy)
+            };
+        };
+        let pause = retry.mul_f64(1.0 + 0.5 * self.timing.jitter.clamp(0.0, 1.0));
+        let resume_at = now.saturating_add(pause);
+        if resume_at.saturating_add(LEAST_USEFUL) > self.deadline() {
+            return self.give_up(Reason::CloudBusy);
+        }
+        self.state = State::Pausing { resume_at };
+        vec![Action::WakeAt(resume_at)]
+    }
+
+    fn timer(&mut self, view: &CloudView, now: Duration) -> Vec<Action> {
+        let due = match self.state {
+            State::Waiting { retry_at } => retry_at,
+            State::Pausing { resume_at } => Some(resume_at),
+            _ => None,
+        };
+        match due {
+            Some(due) if now >= due => self.publish(1, view, now),
+            Some(due) => vec![Action::WakeAt(due)],
+            None => vec![Action::WakeAt(self.deadline())],
+        }
+    }
+
+    fn on_deadline(&mut self) -> Vec<Action> {
+        match self.state {
+            State::Waiting { .. } | State::Pausing { .. } => self.give_up(Reason::Deadline),
+            _ => self.fail(Failure::Deadline(self.timing.allowed)),
+        }
+    }
+
+    /// The cloud will not answer: the local result does, if there is one.
+    fn give_up(&mut self, reason: Reason) -> Vec<Action> {
+        if self.local.is_some() {
+            return self.answer_locally(reason);
+        }
+        if let Some(fault) = self.fault.take() {
+            return self.fail(Failure::Engine(fault));
+        }
+        match reason {
+            Reason::Deadline => self.fail(Failure::Deadline(self.timing.allowed)),
+            Reason::TooLarge => self.fail(Failure::TooLarge),
+            reason => self.fail(Failure::NoCloud(reason)),
+        }
+    }
+
+    fn answer_locally(&mut self, reason: Reason) -> Vec<Action> {
+        let Some(Local { result, source }) = self.local.take() else {
+            return self.fail(Failure::Deadline(self.timing.allowed));
+        };
+        self.finish(Answer {
+            outputs: result.outputs,
+            source,
+            status: Status::Uncertified,
+            reason,
+            confidence: result.score,
+            origin: Origin::Edge,
+        })
+    }
+
+    fn finish(&mut self, answer: Answer) -> Vec<Action> {
+        self.state = State::Done;
+        vec![Action::Finish(Ok(answer))]
+    }
+
+    fn fail(&mut self, failure: Failure) -> Vec<Action> {
+        self.state = State::Done;
+        vec![Action::Finish(Err(failure))]
+    }
+}
+
+#[cfg(test)]
+mod tests;
