@@ -1,0 +1,190 @@
+//! ONNX operators on burn primitives. Each file is a family; the registry below is the list of what is supported.
+//!
+//! A builder reads a node's attributes once and returns the closure that runs it. Closures check what burn would panic
+//! on, so that a model's mistake is an error with the node's name.
+
+mod activation;
+mod convert;
+mod convolution;
+mod elementwise;
+mod layout;
+mod linear;
+mod normalize;
+mod pool;
+mod reduce;
+mod window;
+
+use hedge_graph::Node;
+use hedge_tensor::TensorError;
+
+use super::{Context, Value};
+
+/// A prepared operator.
+pub(crate) type BoxOp = Box<dyn Fn(&Context, Inputs) -> Result<Vec<Value>, OpError> + Send + Sync>;
+
+/// Reads a node of the given opset.
+pub(crate) type Builder = fn(&Node, i64) -> Result<BoxOp, OpError>;
+
+/// What is wrong with a node or its inputs; the program adds which node.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+#[error("{0}")]
+pub(crate) struct OpError(String);
+
+impl OpError {
+    pub(crate) fn new(why: impl Into<String>) -> Self {
+        OpError(why.into())
+    }
+}
+
+impl From<TensorError> for OpError {
+    fn from(error: TensorError) -> Self {
+        OpError(error.to_string())
+    }
+}
+
+/// The builder of an operator, `None` where there is none.
+pub(crate) fn builder(domain: &str, op: &str) -> Option<Builder> {
+    if !(domain.is_empty() || domain == "ai.onnx") {
+        return None;
+    }
+    let families = [
+        elementwise::builder,
+        activation::builder,
+        convolution::builder,
+        pool::builder,
+        linear::builder,
+        normalize::builder,
+        layout::builder,
+        reduce::builder,
+        convert::builder,
+    ];
+    families.iter().find_map(|family| family(op))
+}
+
+/// The values of a node's inputs; absent optional ones are `None`.
+pub(crate) struct Inputs(Vec<Option<Value>>);
+
+impl Inputs {
+    pub(crate) fn new(values: Vec<Option<Value>>) -> Self {
+        Inputs(values)
+    }
+
+    /// Takes input `index`, which the operator needs.
+    pub(crate) fn take(&mut self, index: usize) -> Result<Value, OpError> {
+        self.optional(index).ok_or_else(|| OpError::new(format!("input {index} is missing")))
+    }
+
+    /// Takes input `index`, which may be absent.
+    pub(crate) fn optional(&mut self, index: usize) -> Option<Value> {
+        self.0.get_mut(index).and_then(Option::take)
+    }
+
+    /// Takes all inputs that are there.
+    pub(crate) fn all(&mut self) -> Vec<Value> {
+        self.0.iter_mut().filter_map(Option::take).collect()
+    }
+
+    /// Whether all inputs are integers or booleans on the host with at most `elements` each.
+    pub(crate) fn fit_the_host(&self, elements: usize) -> bool {
+        let fits = |value: &Value| {
+            value.is_host() && !value.is_float() && value.shape().iter().product::<usize>() <= elements
+        };
+        self.0.iter().flatten().count() > 0 && self.0.iter().flatten().all(fits)
+    }
+}
+
+/// Boxes a closure with one output.
+fn one(f: impl Fn(&Context, Inputs) -> Result<Value, OpError> + Send + Sync + 'static) -> Result<BoxOp, OpError> {
+    Ok(Box::new(move |context, inputs| Ok(vec![f(context, inputs)?])))
+}
+
+/// Boxes a closure with several outputs.
+fn many(f: impl Fn(&Context, Inputs) -> Result<Vec<Value>, OpError> + Send + Sync + 'static) -> Result<BoxOp, OpError> {
+    Ok(Box::new(f))
+}
+
+/// `axis` counted from the front, for a tensor of `rank` dimensions.
+fn axis_of(axis: i64, rank: usize) -> Result<usize, OpError> {
+    let counted = if axis < 0 { axis + rank as i64 } else { axis };
+    match usize::try_from(counted) {
+        Ok(axis) if axis < rank => Ok(axis),
+        _ => Err(OpError::new(format!("axis {axis} is outside a tensor of {rank} dimensions"))),
+    }
+}
+
+/// A dimension that came as an integer.
+fn size_of(value: i64) -> Result<usize, OpError> {
+    usize::try_from(value).map_err(|_| OpError::new(format!("{value} is no size")))
+}
+
+/// Runs the variant of an operation that fits the value's type; the result has the same ONNX type.
+macro_rules! by_kind {
+    ($value:expr, $context:expr, |$tensor:ident| $float:expr, $int:expr, $bool:expr) => {{
+        let value: $crate::burn::Value = $value;
+        let dtype = value.dtype();
+        if dtype.is_float() {
+            let $tensor = value.into_float($context)?;
+            Ok::<_, $crate::burn::ops::OpError>($crate::burn::Value::float($float))
+        } else if dtype == hedge_tensor::DType::Bool {
+            let $tensor = value.into_bool($context)?;
+            Ok($crate::burn::Value::bool($bool))
+        } else {
+            let $tensor = value.into_int($context)?;
+            Ok($crate::burn::Value::int($int, dtype))
+        }
+    }};
+}
+use by_kind;
+
+/// The value under another shape with as many elements.
+fn reshaped(value: Value, shape: &[usize], context: &Context) -> Result<Value, OpError> {
+    use burn_backend::ops::{BoolTensorOps, FloatTensorOps, IntTensorOps};
+    let from = value.shape();
+    if from.iter().product::<usize>() != shape.iter().product::<usize>() {
+        return Err(OpError::new(format!("{from:?} does not reshape to {shape:?}")));
+    }
+    if from == shape {
+        return Ok(value);
+    }
+    let shape = burn_backend::Shape::from(shape.to_vec());
+    by_kind!(
+        value,
+        context,
+        |tensor| super::B::float_reshape(tensor, shape),
+        super::B::int_reshape(tensor, shape),
+        super::B::bool_reshape(tensor, shape)
+    )
+}
+
+/// The shape that `a` and `b` broadcast to (ONNX "Broadcasting": numpy's rule).
+fn broadcast_shape(a: &[usize], b: &[usize]) -> Result<Vec<usize>, OpError> {
+    let rank = a.len().max(b.len());
+    let at = |shape: &[usize], index: usize| {
+        (index + shape.len()).checked_sub(rank).map_or(1, |position| shape[position])
+    };
+    (0..rank)
+        .map(|index| match (at(a, index), at(b, index)) {
+            (x, y) if x == y => Ok(x),
+            (1, y) => Ok(y),
+            (x, 1) => Ok(x),
+            _ => Err(OpError::new(format!("{a:?} and {b:?} do not broadcast"))),
+        })
+        .collect()
+}
+
+/// The value with leading dimensions of 1 up to `rank`.
+fn with_rank(value: Value, rank: usize, context: &Context) -> Result<Value, OpError> {
+    let shape = value.shape();
+    if shape.len() >= rank {
+        return Ok(value);
+    }
+    let mut padded = vec![1; rank - shape.len()];
+    padded.extend(shape);
+    reshaped(value, &padded, context)
+}
+
+/// The two values with as many dimensions as the larger, checked to broadcast.
+fn aligned(a: Value, b: Value, context: &Context) -> Result<(Value, Value), OpError> {
+    let rank = broadcast_shape(&a.shape(), &b.shape())?.len();
+    Ok((with_rank(a, rank, context)?, with_rank(b, rank, context)?))
+}

@@ -1,0 +1,225 @@
+//! A value between two operators: on the host, where shapes and other small integers stay, or on the device.
+
+use burn_backend::ops::{BoolTensorOps, FloatTensorOps, IntTensorOps};
+use burn_backend::{BoolStore, DType as BurnType, TensorData, TensorMetadata, read_sync};
+use hedge_tensor::{DType, Element, Tensor};
+
+use super::ops::OpError;
+use super::{B, Context, Primitive};
+
+/// A tensor with its ONNX type, which a device may store in another (booleans as words, integers at 32 bits).
+#[derive(Clone, Debug)]
+pub(crate) struct Value {
+    dtype: DType,
+    place: Place,
+}
+
+#[derive(Clone, Debug)]
+enum Place {
+    Host(Tensor),
+    Device(Primitive),
+}
+
+impl Value {
+    pub(crate) fn host(tensor: Tensor) -> Self {
+        Value { dtype: tensor.dtype(), place: Place::Host(tensor) }
+    }
+
+    /// A one-dimensional host value of 64-bit integers, as shapes and axes are.
+    pub(crate) fn ints(values: &[i64]) -> Self {
+        Value::host(Tensor::from_slice(&[values.len()], values).expect("the shape is the slice's own"))
+    }
+
+    pub(crate) fn float(tensor: Primitive) -> Self {
+        let dtype = match tensor.dtype() {
+            BurnType::F64 => DType::F64,
+            BurnType::F16 => DType::F16,
+            _ => DType::F32,
+        };
+        Value { dtype, place: Place::Device(tensor) }
+    }
+
+    /// An integer tensor that stands for `dtype`, whatever the device computes it in.
+    pub(crate) fn int(tensor: Primitive, dtype: DType) -> Self {
+        Value { dtype, place: Place::Device(tensor) }
+    }
+
+    pub(crate) fn bool(tensor: Primitive) -> Self {
+        Value { dtype: DType::Bool, place: Place::Device(tensor) }
+    }
+
+    pub(crate) fn dtype(&self) -> DType {
+        self.dtype
+    }
+
+    pub(crate) fn is_float(&self) -> bool {
+        self.dtype.is_float()
+    }
+
+    pub(crate) fn is_host(&self) -> bool {
+        matches!(self.place, Place::Host(_))
+    }
+
+    pub(crate) fn shape(&self) -> Vec<usize> {
+        match &self.place {
+            Place::Host(tensor) => tensor.shape().to_vec(),
+            Place::Device(tensor) => tensor.shape().to_vec(),
+        }
+    }
+
+    pub(crate) fn rank(&self) -> usize {
+        match &self.place {
+            Place::Host(tensor) => tensor.shape().len(),
+            Place::Device(tensor) => tensor.rank(),
+        }
+    }
+
+    /// The device's float tensor of a float value.
+    pub(crate) fn into_float(self, context: &Context) -> Result<Primitive, OpError> {
+        if !self.dtype.is_float() {
+            return Err(OpError::new(format!("a float tensor is needed, but this one is {}", self.dtype)));
+        }
+        match self.place {
+            Place::Device(tensor) => Ok(tensor),
+            Place::Host(tensor) => Ok(B::float_from_data(float_data(&tensor)?, &context.device)),
+        }
+    }
+
+    /// The device's integer tensor of an integer value.
+    pub(crate) fn into_int(self, context: &Context) -> Result<Primitive, OpError> {
+        if self.dtype.is_float() || self.dtype == DType::Bool {
+            return Err(OpError::new(format!("an integer tensor is needed, but this one is {}", self.dtype)));
+        }
+        match self.place {
+            Place::Device(tensor) => Ok(tensor),
+            Place::Host(tensor) => Ok(B::int_from_data(int_data(&tensor, context)?, &context.device)),
+        }
+    }
+
+    /// The device's boolean tensor of a boolean value.
+    pub(crate) fn into_bool(self, context: &Context) -> Result<Primitive, OpError> {
+        if self.dtype != DType::Bool {
+            return Err(OpError::new(format!("a boolean tensor is needed, but this one is {}", self.dtype)));
+        }
+        match self.place {
+            Place::Device(tensor) => Ok(tensor),
+            Place::Host(tensor) => {
+                let data = TensorData::new(tensor.to_bools()?, tensor.shape().to_vec());
+                Ok(B::bool_from_data(data.convert_dtype(context.bool.into()), &context.device))
+            }
+        }
+    }
+
+    /// The value on the device, whatever its type.
+    pub(crate) fn to_device(self, context: &Context) -> Result<Value, OpError> {
+        let dtype = self.dtype;
+        let tensor = match dtype {
+            DType::Bool => self.into_bool(context)?,
+            _ if dtype.is_float() => self.into_float(context)?,
+            _ => self.into_int(context)?,
+        };
+        Ok(Value { dtype, place: Place::Device(tensor) })
+    }
+
+    /// The value on the host; waits for the device.
+    pub(crate) fn into_host(self) -> Result<Tensor, String> {
+        let tensor = match self.place {
+            Place::Host(tensor) => return Ok(tensor),
+            Place::Device(tensor) => tensor,
+        };
+        let data = match self.dtype {
+            DType::Bool => read_sync(B::bool_into_data(tensor)),
+            dtype if dtype.is_float() => read_sync(B::float_into_data(tensor)),
+            _ => read_sync(B::int_into_data(tensor)),
+        };
+        host_tensor(data.map_err(|error| error.to_string())?, self.dtype)
+    }
+
+    /// The elements of an integer value, for operators that need them to know their output's shape.
+    pub(crate) fn to_ints(&self) -> Result<Vec<i64>, OpError> {
+        let tensor = self.clone().into_host().map_err(OpError::new)?;
+        let ints = match tensor.dtype() {
+            DType::I64 => tensor.to_vec::<i64>()?,
+            DType::I32 => widen::<i32>(&tensor)?,
+            DType::U8 => widen::<u8>(&tensor)?,
+            DType::I8 => widen::<i8>(&tensor)?,
+            DType::U16 => widen::<u16>(&tensor)?,
+            DType::I16 => widen::<i16>(&tensor)?,
+            DType::U32 => widen::<u32>(&tensor)?,
+            other => return Err(OpError::new(format!("integers are needed, but this one is {other}"))),
+        };
+        Ok(ints)
+    }
+
+    /// The elements of a float value.
+    pub(crate) fn to_floats(&self) -> Result<Vec<f32>, OpError> {
+        let tensor = self.clone().into_host().map_err(OpError::new)?;
+        match tensor.dtype() {
+            DType::F32 => Ok(tensor.to_vec::<f32>()?),
+            DType::F64 => Ok(tensor.to_vec::<f64>()?.into_iter().map(|value| value as f32).collect()),
+            DType::F16 => Ok(tensor.to_vec::<half::f16>()?.into_iter().map(half::f16::to_f32).collect()),
+            other => Err(OpError::new(format!("floats are needed, but this one is {other}"))),
+        }
+    }
+}
+
+fn widen<T: Element + Into<i64>>(tensor: &Tensor) -> Result<Vec<i64>, OpError> {
+    Ok(tensor.to_vec::<T>()?.into_iter().map(Into::into).collect())
+}
+
+fn float_data(tensor: &Tensor) -> Result<TensorData, OpError> {
+    let shape = tensor.shape().to_vec();
+    Ok(match tensor.dtype() {
+        DType::F16 => TensorData::new(tensor.to_vec::<half::f16>()?, shape),
+        DType::F64 => TensorData::new(tensor.to_vec::<f64>()?, shape),
+        _ => TensorData::new(tensor.to_vec::<f32>()?, shape),
+    })
+}
+
+fn int_data(tensor: &Tensor, context: &Context) -> Result<TensorData, OpError> {
+    let shape = tensor.shape().to_vec();
+    let data = match tensor.dtype() {
+        DType::U8 => TensorData::new(tensor.to_vec::<u8>()?, shape),
+        DType::I8 => TensorData::new(tensor.to_vec::<i8>()?, shape),
+        DType::U16 => TensorData::new(tensor.to_vec::<u16>()?, shape),
+        DType::I16 => TensorData::new(tensor.to_vec::<i16>()?, shape),
+        DType::U32 => TensorData::new(tensor.to_vec::<u32>()?, shape),
+        DType::I32 => TensorData::new(tensor.to_vec::<i32>()?, shape),
+        DType::U64 => TensorData::new(tensor.to_vec::<u64>()?, shape),
+        _ => TensorData::new(tensor.to_vec::<i64>()?, shape),
+    };
+    data.try_cast(context.int.into()).map_err(|_| {
+        OpError::new(format!("a {} tensor holds integers that do not fit this device's integers", tensor.dtype()))
+    })
+}
+
+/// Burn's data as the ONNX type that it stands for.
+fn host_tensor(data: TensorData, dtype: DType) -> Result<Tensor, String> {
+    let shape = data.shape().to_vec();
+    let data = data.convert_dtype(burn_type(dtype));
+    let bytes = match dtype {
+        DType::Bool => {
+            let values = data.try_to_vec::<bool>().map_err(|error| format!("{error:?}"))?;
+            return Tensor::bools(&shape, &values).map_err(|error| error.to_string());
+        }
+        _ => bytes::Bytes::copy_from_slice(data.as_bytes()),
+    };
+    Tensor::new(dtype, shape, bytes).map_err(|error| error.to_string())
+}
+
+fn burn_type(dtype: DType) -> BurnType {
+    match dtype {
+        DType::Bool => BurnType::Bool(BoolStore::Native),
+        DType::U8 => BurnType::U8,
+        DType::I8 => BurnType::I8,
+        DType::U16 => BurnType::U16,
+        DType::I16 => BurnType::I16,
+        DType::U32 => BurnType::U32,
+        DType::I32 => BurnType::I32,
+        DType::U64 => BurnType::U64,
+        DType::I64 => BurnType::I64,
+        DType::F16 => BurnType::F16,
+        DType::F32 => BurnType::F32,
+        DType::F64 => BurnType::F64,
+    }
+}

@@ -1,0 +1,161 @@
+//! Golden vectors: inputs with known outputs, by which a device shows that it computes what it should.
+//!
+//! Kernels are wrong silently now and then (a reduction over a transposed tensor, a fused one), so a device serves a model
+//! only after the model's golden vectors agreed on it.
+
+use hedge_graph::Dim;
+use hedge_tensor::{DType, NamedTensor, Tensor, TensorError};
+use thiserror::Error;
+
+use crate::Signature;
+
+/// The size that stands in for a free dimension of a made-up input.
+const FREE_DIMENSION: usize = 1;
+
+/// How far a device may be from the reference: this much, or this much of the reference's largest value if that is more.
+pub(crate) const TOLERANCE: f64 = 1e-3;
+
+/// Inputs and, where they are known, the outputs that belong to them.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Golden {
+    /// One value for each of the model's inputs.
+    pub inputs: Vec<NamedTensor>,
+    /// The outputs that the inputs must give; empty: what the CPU gives is the reference.
+    pub outputs: Vec<NamedTensor>,
+}
+
+/// Golden inputs that cannot be made.
+#[derive(Debug, Clone, PartialEq, Error)]
+#[error("no golden input can be made for {name:?}: {why}")]
+pub struct GoldenError {
+    name: String,
+    why: TensorError,
+}
+
+/// How two sets of outputs compare.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub struct Agreement {
+    /// The largest absolute difference, in units of max(1, largest absolute value of the reference tensor).
+    pub error: f64,
+}
+
+impl Golden {
+    /// Fixed pseudo-random inputs for a model without golden vectors of its own.
+    pub fn made_up(signature: &Signature) -> Result<Golden, GoldenError> {
+        let inputs = signature.inputs.iter().map(|port| {
+            let shape: Vec<usize> = port.shape.iter().map(size).collect();
+            let tensor = made_up(port.dtype, shape).map_err(|why| GoldenError { name: port.name.clone(), why })?;
+            Ok(NamedTensor::new(port.name.clone(), tensor))
+        });
+        Ok(Golden { inputs: inputs.collect::<Result<_, _>>()?, outputs: Vec::new() })
+    }
+}
+
+impl Agreement {
+    /// Compares `actual` with `reference`, output by output; `None` where names, types or shapes differ or where a value
+    /// is finite on one side only.
+    pub fn of(actual: &[NamedTensor], reference: &[NamedTensor]) -> Option<Agreement> {
+        let mut error = 0f64;
+        for expected in reference {
+            let found = actual.iter().find(|output| output.name == expected.name)?;
+            error = error.max(difference(&found.tensor, &expected.tensor)?);
+        }
+        Some(Agreement { error })
+    }
+
+    /// Whether the difference is within what is allowed between devices.
+    pub fn is_close(self) -> bool {
+        self.error <= TOLERANCE
+    }
+}
+
+fn size(dim: &Dim) -> usize {
+    match dim {
+        Dim::Known(size) => *size,
+        _ => FREE_DIMENSION,
+    }
+}
+
+/// Numbers in [-1, 1) for floats, 0 or 1 for everything else: valid as pixels, token ids and masks alike.
+fn made_up(dtype: DType, shape: Vec<usize>) -> Result<Tensor, TensorError> {
+    let zeros = Tensor::zeros(dtype, shape.clone())?;
+    // A linear congruential generator (Knuth, MMIX): it only has to be the same everywhere.
+    let mut state = 0x2545_f491_4f6c_dd1du64;
+    let mut next = || {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (state >> 40) as u32
+    };
+    let mut bytes = Vec::with_capacity(zeros.bytes().len());
+    for _ in 0..zeros.len() {
+        let float = f64::from(next()) / f64::from(1u32 << 23) - 1.0;
+        match dtype {
+            DType::F32 => bytes.extend((float as f32).to_le_bytes()),
+            DType::F64 => bytes.extend(float.to_le_bytes()),
+            DType::F16 => bytes.extend(half::f16::from_f64(float).to_le_bytes()),
+            _ => {
+                bytes.push(u8::from(float > 0.0));
+                bytes.resize(bytes.len() + dtype.size_bytes() - 1, 0);
+            }
+        }
+    }
+    Tensor::new(dtype, shape, bytes.into())
+}
+
+fn difference(actual: &Tensor, reference: &Tensor) -> Option<f64> {
+    if actual.dtype() != reference.dtype() || actual.shape() != reference.shape() {
+        return None;
+    }
+    if !reference.dtype().is_float() {
+        return (actual == reference).then_some(0.0);
+    }
+    let (actual, reference) = (numbers(actual)?, numbers(reference)?);
+    let scale = reference.iter().filter(|value| value.is_finite()).fold(1f64, |scale, value| scale.max(value.abs()));
+    let mut error = 0f64;
+    for (a, b) in actual.into_iter().zip(reference) {
+        if a == b || (a.is_nan() && b.is_nan()) {
+            continue;
+        }
+        if !a.is_finite() || !b.is_finite() {
+            return None;
+        }
+        error = error.max((a - b).abs() / scale);
+    }
+    Some(error)
+}
+
+fn numbers(tensor: &Tensor) -> Option<Vec<f64>> {
+    match tensor.dtype() {
+        DType::F16 => Some(tensor.to_vec::<half::f16>().ok()?.into_iter().map(f64::from).collect()),
+        DType::F32 => Some(tensor.to_vec::<f32>().ok()?.into_iter().map(f64::from).collect()),
+        DType::F64 => tensor.to_vec::<f64>().ok(),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn named(values: &[f32]) -> Vec<NamedTensor> {
+        vec![NamedTensor::new("y", Tensor::from_slice(&[values.len()], values).unwrap())]
+    }
+
+    #[test]
+    fn agreement_is_relative_to_the_largest_reference_above_one() {
+        assert!(Agreement::of(&named(&[1000.5]), &named(&[1000.0])).unwrap().is_close());
+        assert!(!Agreement::of(&named(&[0.502]), &named(&[0.5])).unwrap().is_close());
+    }
+
+    #[test]
+    fn a_nan_where_the_reference_has_none_never_agrees() {
+        assert_eq!(Agreement::of(&named(&[f32::NAN]), &named(&[0.0])), None);
+        assert_eq!(Agreement::of(&named(&[f32::INFINITY]), &named(&[0.0])), None);
+        assert!(Agreement::of(&named(&[f32::NAN]), &named(&[f32::NAN])).unwrap().is_close());
+    }
+
+    #[test]
+    fn a_missing_output_or_another_shape_never_agrees() {
+        assert_eq!(Agreement::of(&[], &named(&[0.0])), None);
+        assert_eq!(Agreement::of(&named(&[0.0, 1.0]), &named(&[0.0])), None);
+    }
+}
