@@ -98,7 +98,9 @@ mod tests {
         for filter in ["hedge/1/#", "hedge/1/acme/g/+", "$share/gw/hedge/1/acme/q/m/+"] {
             assert!(Access::Loopback.allows_subscribe(filter), "{filter}");
         }
-        for filter in ["#", "+/1/acme/r/d", "hedge/#", "hedge/+/acme/#", "$SYS/#", "$share/gw/#", "$share/other/hedge/1/#"] {
+        for filter in
+            ["#", "+/1/acme/r/d", "hedge/#", "hedge/+/acme/#", "$SYS/#", "$share/gw/#", "$share/other/hedge/1/#"]
+        {
             assert!(!Access::Loopback.allows_subscribe(filter), "{filter}");
         }
     }

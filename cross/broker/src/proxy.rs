@@ -77,8 +77,13 @@ impl Proxy {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
         let address = listener.local_addr()?;
         let (mode, _) = watch::channel(Mode::Pass);
-        let shared =
-            Arc::new(Shared { upstream, mode, up: AtomicU64::new(0), down: AtomicU64::new(0), allowance: AtomicU64::new(0) });
+        let shared = Arc::new(Shared {
+            upstream,
+            mode,
+            up: AtomicU64::new(0),
+            down: AtomicU64::new(0),
+            allowance: AtomicU64::new(0),
+        });
         let task = tokio::spawn(accept(listener, Arc::clone(&shared)));
         Ok(Proxy { address, shared, task })
     }
@@ -207,7 +212,9 @@ impl Shared {
             (Mode::Cut, _) => (0, true),
             (Mode::CutAfter(_), _) => {
                 let read = read as u64;
-                let before = self.allowance.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| Some(left.saturating_sub(read)));
+                let before = self
+                    .allowance
+                    .fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| Some(left.saturating_sub(read)));
                 let before = before.unwrap_or(0);
                 (usize::try_from(before.min(read)).unwrap_or(0), before <= read)
             }

@@ -196,7 +196,12 @@ impl LinkConfig {
         require(packet, "max_packet_bytes", format_args!("{}", self.max_packet_bytes), "at least 1024")?;
         for subscription in &self.subscriptions {
             let filter = &subscription.filter;
-            require(is_filter(filter), "subscription", format_args!("`{filter}`"), "an MQTT topic filter of 1 to 200 bytes")?;
+            require(
+                is_filter(filter),
+                "subscription",
+                format_args!("`{filter}`"),
+                "an MQTT topic filter of 1 to 200 bytes",
+            )?;
         }
         let births = [&self.birth, &self.farewell].into_iter().flatten().map(|birth| &birth.topic);
         for topic in births.chain(self.will.iter().map(|will| &will.topic)) {
@@ -272,7 +277,10 @@ mod tests {
             ("topic", LinkConfig { farewell: birth(""), ..config() }),
         ];
         for (expected, config) in bad {
-            assert!(matches!(config.check(), Err(LinkError::Setting { setting, .. }) if setting == expected), "{expected}");
+            assert!(
+                matches!(config.check(), Err(LinkError::Setting { setting, .. }) if setting == expected),
+                "{expected}"
+            );
         }
     }
 

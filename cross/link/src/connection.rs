@@ -47,14 +47,25 @@ pub(crate) struct Lost {
 
 /// Where a connection stands.
 enum Stage {
-    Connecting { until: Instant },
+    Connecting {
+        until: Instant,
+    },
     /// The filters of each SUBSCRIBE that is not acknowledged, in the order sent.
-    Subscribing { until: Instant, pending: VecDeque<Vec<String>> },
-    Up { since: Instant },
+    Subscribing {
+        until: Instant,
+        pending: VecDeque<Vec<String>>,
+    },
+    Up {
+        since: Instant,
+    },
     /// Until the farewell is acknowledged.
-    Closing { until: Instant },
+    Closing {
+        until: Instant,
+    },
     /// DISCONNECT is queued or sent; until the broker closes.
-    Leaving { until: Instant },
+    Leaving {
+        until: Instant,
+    },
 }
 
 struct Session<'a> {
@@ -122,11 +133,11 @@ impl<'a> Session<'a> {
         loop {
             tokio::select! {
                 biased;
-                polled = &mut poll => return polled.map_err(|error| self.lost(describe(&error))),
                 asked = self.context.close.recv(), if !self.is_ending() => {
                     asked.ok_or(End::Closed)?;
                     self.begin_close()?;
                 }
+                polled = &mut poll => return polled.map_err(|error| self.lost(describe(&error))),
                 () = &mut self.watchdog => self.look_at_the_clock()?,
             }
         }
@@ -355,7 +366,11 @@ impl<'a> Session<'a> {
         let End::Lost(lost) = end else {
             return End::Closed;
         };
+        self.context.shared.set_up(false);
         while let Some(event) = event_loop.state.events.pop_front() {
+            if matches!(event, Event::Incoming(Packet::ConnAck(_) | Packet::SubAck(_))) {
+                continue;
+            }
             if let Err(End::Closed) = self.on_event(event, event_loop).await {
                 return End::Closed;
             }

@@ -88,8 +88,19 @@ mod tests {
     #[test]
     fn other_schemes_ports_hosts_and_users_are_refused() {
         for url in [
-            "", "localhost:1883", "http://broker", "mqtt://", "mqtt://:1883", "mqtt://broker:0", "mqtt://broker:65536",
-            "mqtt://broker:", "mqtt://[::1", "mqtt://::1", "mqtt://broker/path", "mqtt://user:secret@broker", "mqtt://a b",
+            "",
+            "localhost:1883",
+            "http://broker",
+            "mqtt://",
+            "mqtt://:1883",
+            "mqtt://broker:0",
+            "mqtt://broker:65536",
+            "mqtt://broker:",
+            "mqtt://[::1",
+            "mqtt://::1",
+            "mqtt://broker/path",
+            "mqtt://user:secret@broker",
+            "mqtt://a b",
         ] {
             assert!(matches!(Endpoint::parse(url), Err(LinkError::Url { .. })), "{url}");
         }

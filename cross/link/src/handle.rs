@@ -112,12 +112,7 @@ impl Link for LinkHandle {
 
 impl Shared {
     pub(crate) fn new(queue: usize) -> Self {
-        Shared {
-            up: AtomicBool::new(false),
-            next_id: AtomicU64::new(1),
-            queue,
-            connection: Mutex::new(None),
-        }
+        Shared { up: AtomicBool::new(false), next_id: AtomicU64::new(1), queue, connection: Mutex::new(None) }
     }
 
     pub(crate) fn is_up(&self) -> bool {

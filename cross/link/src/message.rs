@@ -224,8 +224,7 @@ pub(crate) fn packet_bytes(message: &Outgoing, qos: Qos) -> usize {
         + 3
         + CONTENT_TYPE.len();
     let packet_id = if qos == Qos::AtMostOnce { 0 } else { 2 };
-    let remaining =
-        2 + message.topic.len() + packet_id + varint_bytes(properties) + properties + message.payload.len();
+    let remaining = 2 + message.topic.len() + packet_id + varint_bytes(properties) + properties + message.payload.len();
     1 + varint_bytes(remaining) + remaining
 }
 
@@ -285,8 +284,7 @@ mod tests {
             for message in [full(payload), Outgoing::new("t", vec![0; payload])] {
                 for qos in [Qos::AtMostOnce, Qos::AtLeastOnce] {
                     let properties = properties(&message);
-                    let mut publish =
-                        Publish::new(&message.topic, qos.to_mqtt(), message.payload.clone(), properties);
+                    let mut publish = Publish::new(&message.topic, qos.to_mqtt(), message.payload.clone(), properties);
                     publish.pkid = 1;
                     assert_eq!(packet_bytes(&message, qos), publish.size(), "{payload} {qos:?}");
                 }

@@ -140,7 +140,11 @@ impl<'a> Reader<'a> {
     /// Steps over one value. Not minicbor's `skip`, which takes any depth and indefinite lengths.
     fn skip(&mut self, message: &'static str, depth: usize) -> Result<(), DecodeError> {
         let Some(depth) = depth.checked_sub(1) else {
-            return Err(DecodeError::OverLimit { what: "nesting", limit: MAX_DEPTH as u64, actual: MAX_DEPTH as u64 + 1 });
+            return Err(DecodeError::OverLimit {
+                what: "nesting",
+                limit: MAX_DEPTH as u64,
+                actual: MAX_DEPTH as u64 + 1,
+            });
         };
         match self.decoder.datatype().map_err(|error| self.malformed(message, &error))? {
             Type::Array => {
@@ -212,8 +216,20 @@ mod tests {
     #[test]
     fn any_definite_value_under_an_unknown_key_is_skipped() {
         for value in [
-            "00", "3903e7", "43010203", "63616263", "80", "82018101", "a0", "a2010203a10405", "c249010000000000000000",
-            "f5", "f6", "f93c00", "fa47c35000", "fb3ff199999999999a",
+            "00",
+            "3903e7",
+            "43010203",
+            "63616263",
+            "80",
+            "82018101",
+            "a0",
+            "a2010203a10405",
+            "c249010000000000000000",
+            "f5",
+            "f6",
+            "f93c00",
+            "fa47c35000",
+            "fb3ff199999999999a",
         ] {
             assert_eq!(skip(&format!("a11863{value}")), Ok(()), "{value}");
         }
@@ -227,7 +243,9 @@ mod tests {
         assert!(matches!(skip(&nested(100_000)), Err(DecodeError::OverLimit { what: "nesting", .. })));
         let tags = format!("a100{}00", "c1".repeat(100_000));
         assert!(matches!(skip(&tags), Err(DecodeError::OverLimit { what: "nesting", .. })));
-        for value in ["9f00ff", "bf0000ff", "5f4100ff", "7f6161ff", "ff", "9bffffffffffffffff", "bbffffffffffffffff", ""] {
+        for value in
+            ["9f00ff", "bf0000ff", "5f4100ff", "7f6161ff", "ff", "9bffffffffffffffff", "bbffffffffffffffff", ""]
+        {
             assert!(matches!(skip(&format!("a100{value}")), Err(DecodeError::Malformed { .. })), "{value}");
         }
     }

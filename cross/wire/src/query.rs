@@ -163,10 +163,7 @@ mod tests {
 
     #[test]
     fn a_missing_field_and_a_foreign_id_are_named() {
-        assert_eq!(
-            Query::decode(&[0xa0]),
-            Err(DecodeError::Missing { message: "query", key: 0, field: "id" })
-        );
+        assert_eq!(Query::decode(&[0xa0]), Err(DecodeError::Missing { message: "query", key: 0, field: "id" }));
         let short_id = from_hex("a1 00 4f 303132333435363738396162636465");
         assert!(matches!(Query::decode(&short_id), Err(DecodeError::WrongLength { expected: 16, actual: 15, .. })));
         let foreign = from_hex("a1 01 63 412f2b");

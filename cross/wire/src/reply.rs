@@ -306,7 +306,8 @@ mod tests {
 
     #[test]
     fn long_messages_are_cut_by_the_sender_and_oversized_bodies_refused() {
-        let long = Reply::Refused { id: RequestId::from_bytes(ID), kind: Refusal::Internal, message: "é".repeat(1000) };
+        let long =
+            Reply::Refused { id: RequestId::from_bytes(ID), kind: Refusal::Internal, message: "é".repeat(1000) };
         let Reply::Refused { message, .. } = Reply::decode(&long.encode()).unwrap() else { panic!() };
         assert_eq!(message, "é".repeat(MAX_TEXT_BYTES / 2));
         assert!(matches!(Reply::decode(&vec![0; MAX_REPLY_BYTES + 1]), Err(DecodeError::TooLarge { .. })));

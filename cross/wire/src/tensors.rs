@@ -271,14 +271,18 @@ mod tests {
 
     #[test]
     fn shapes_that_lie_about_their_data_are_refused_before_allocation() {
-        let tensor = |shape: &str, data: &str| decoded(&Bytes::from(from_hex(&format!("81a4 006178 010a 02{shape} 03{data}"))));
+        let tensor =
+            |shape: &str, data: &str| decoded(&Bytes::from(from_hex(&format!("81a4 006178 010a 02{shape} 03{data}"))));
         assert!(tensor("8101", "4400000000").is_ok());
         assert!(matches!(tensor("8102", "4400000000"), Err(DecodeError::TensorLength { expected: 8, actual: 4, .. })));
         assert!(matches!(tensor("8100", "4400000000"), Err(DecodeError::TensorLength { expected: 0, actual: 4, .. })));
         assert!(matches!(tensor("811b7fffffffffffffff", "40"), Err(DecodeError::OverLimit { .. })));
         assert!(matches!(tensor("811bffffffffffffffff", "40"), Err(DecodeError::OverLimit { .. })));
         assert!(matches!(tensor("821b00000001000000001b0000000100000000", "40"), Err(DecodeError::OverLimit { .. })));
-        assert!(matches!(tensor("89010101010101010101", "4400000000"), Err(DecodeError::OverLimit { what: "rank of a tensor", .. })));
+        assert!(matches!(
+            tensor("89010101010101010101", "4400000000"),
+            Err(DecodeError::OverLimit { what: "rank of a tensor", .. })
+        ));
     }
 
     #[test]

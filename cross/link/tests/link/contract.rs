@@ -1,10 +1,16 @@
 //! What every broker must do for the link, and the link with it. `embedded` and `mosquitto` run each of these.
 
+use std::collections::HashSet;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use hedge_broker::proxy::{Mode, Proxy};
-use hedge_link::{Birth, CleanStart, LinkConfig, LinkEvent, Outcome, Outgoing, PublishError, Qos, Subscription, Will};
+use hedge_link::{
+    Birth, CleanStart, LinkConfig, LinkEvent, LinkHandle, Outcome, Outgoing, PublishError, PublishId, Qos,
+    Subscription, Will,
+};
+
+use tokio::task::JoinSet;
 
 use crate::harness::{Await, PATIENCE, Site, Subscribed, config, up};
 
@@ -47,6 +53,7 @@ contract![
     closing_is_quick_and_ends_the_events,
     one_of_two_gateways_gets_each_request,
     many_subscriptions_are_all_acknowledged_before_up,
+    forty_clients_of_which_half_are_cut_lose_nothing_that_was_acknowledged,
 ];
 
 pub(crate) async fn a_request_and_its_reply_carry_their_properties(site: &Site) {
@@ -288,11 +295,9 @@ pub(crate) async fn a_receiver_that_sleeps_costs_no_connection(site: &Site) {
     let payload = Bytes::from(vec![1; 2048]);
     for _ in 0..2000 {
         let chunk = Outgoing { qos: Qos::AtMostOnce, ..Outgoing::new("hedge/1/acme/b/00", payload.clone()) };
-        while handle.publish(chunk.clone()) == Err(PublishError::QueueFull) {
-            tokio::task::yield_now().await;
-        }
+        publish_when_there_is_room(&handle, chunk).await;
     }
-    let id = handle.publish(Outgoing::new("hedge/1/acme/b/00", "last")).unwrap();
+    let id = publish_when_there_is_room(&handle, Outgoing::new("hedge/1/acme/b/00", "last")).await;
     others.outcome(id).await;
     // QoS 0 may be lost on the way; the connection, and what has QoS 1, may not.
     let mut received = 0;
@@ -314,18 +319,9 @@ pub(crate) async fn a_reply_right_after_up_is_not_missed(site: &Site) {
 pub(crate) async fn birth_farewell_and_will_say_who_is_there(site: &Site) {
     const PRESENCE: &str = "hedge/1/acme/g/gw-1";
     let said = |payload: &'static str| Some(Birth { topic: PRESENCE.to_owned(), payload: Bytes::from(payload) });
-    let will = Will {
-        topic: PRESENCE.to_owned(),
-        payload: Bytes::from("gone"),
-        retain: true,
-        delay: Duration::ZERO,
-    };
-    let config = || LinkConfig {
-        birth: said("here"),
-        farewell: said("bye"),
-        will: Some(will.clone()),
-        ..site.config("gw-1")
-    };
+    let will = Will { topic: PRESENCE.to_owned(), payload: Bytes::from("gone"), retain: true, delay: Duration::ZERO };
+    let config =
+        || LinkConfig { birth: said("here"), farewell: said("bye"), will: Some(will.clone()), ..site.config("gw-1") };
     let (observer, mut seen) = site.link("observer", &["hedge/1/acme/g/+"]).await;
 
     let (gateway, _events) = up(config()).await;
@@ -395,6 +391,80 @@ pub(crate) async fn many_subscriptions_are_all_acknowledged_before_up(site: &Sit
         let message = events.message().await;
         assert_eq!(&message.topic, topic);
         handle.ack(&message);
+    }
+}
+
+/// What the broker acknowledged with QoS 1 reaches a subscriber that stays, whatever happens to the senders.
+pub(crate) async fn forty_clients_of_which_half_are_cut_lose_nothing_that_was_acknowledged(site: &Site) {
+    const CLIENTS: usize = 40;
+    const MESSAGES: usize = 20;
+    let proxy = Proxy::start(site.addr()).await.unwrap();
+    let (ingest, mut labels) = site.link("ingest", &["hedge/1/acme/f/+"]).await;
+    let collecting = tokio::spawn(async move {
+        let mut received = HashSet::new();
+        loop {
+            let label = labels.message().await;
+            ingest.ack(&label);
+            if label.payload == "last" {
+                return received;
+            }
+            received.insert(label.payload);
+        }
+    });
+    let mut senders = JoinSet::new();
+    for number in 0..CLIENTS {
+        let address = if number % 2 == 0 { site.addr() } else { proxy.addr() };
+        senders.spawn(send_labels(config(address, &format!("d{number}")), MESSAGES));
+    }
+    for _ in 0..5 {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        proxy.set(Mode::Cut);
+        tokio::time::sleep(Duration::from_millis(5)).await;
+        proxy.set(Mode::Pass);
+    }
+    let acknowledged: Vec<Bytes> = senders.join_all().await.concat();
+    let (last, mut events) = site.link("last", &[]).await;
+    let id = last.publish(Outgoing::new("hedge/1/acme/f/last", "last")).unwrap();
+    assert_eq!(events.outcome(id).await, Outcome::Delivered);
+    let received = collecting.await.unwrap();
+    assert_eq!(acknowledged.len(), CLIENTS * MESSAGES);
+    let lost = acknowledged.iter().filter(|label| !received.contains(*label)).count();
+    assert_eq!(lost, 0);
+}
+
+/// Sends labels one by one, each again until it is acknowledged, and returns them.
+async fn send_labels(config: LinkConfig, messages: usize) -> Vec<Bytes> {
+    let client = config.client_id.clone();
+    let (handle, mut events) = up(config).await;
+    let mut acknowledged = Vec::new();
+    while acknowledged.len() < messages {
+        let label = Bytes::from(format!("{client} {}", acknowledged.len()));
+        let Ok(id) = handle.publish(Outgoing::new(format!("hedge/1/acme/f/{client}"), label.clone())) else {
+            events.up().await;
+            continue;
+        };
+        loop {
+            match events.event().await {
+                LinkEvent::Published { id: told, outcome } if told == id => {
+                    assert_eq!(outcome, Outcome::Delivered);
+                    acknowledged.push(label);
+                    break;
+                }
+                LinkEvent::Up { .. } => break,
+                _ => {}
+            }
+        }
+    }
+    handle.close().await;
+    acknowledged
+}
+
+async fn publish_when_there_is_room(handle: &LinkHandle, message: Outgoing) -> PublishId {
+    loop {
+        match handle.publish(message.clone()) {
+            Err(PublishError::QueueFull) => tokio::task::yield_now().await,
+            taken => return taken.unwrap(),
+        }
     }
 }
 

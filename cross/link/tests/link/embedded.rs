@@ -122,12 +122,8 @@ async fn a_shared_filter_reaches_the_policy_with_its_prefix() {
 #[tokio::test]
 async fn a_will_outside_the_protocol_s_topics_is_not_published() {
     let site = Site::embedded().await;
-    let will = hedge_link::Will {
-        topic: "elsewhere".to_owned(),
-        payload: "boo".into(),
-        retain: true,
-        delay: Duration::ZERO,
-    };
+    let will =
+        hedge_link::Will { topic: "elsewhere".to_owned(), payload: "boo".into(), retain: true, delay: Duration::ZERO };
     let (observer, mut seen) = site.link("observer", &["hedge/1/acme/m/+"]).await;
     let link = up(LinkConfig { will: Some(will), ..site.config("rogue") }).await;
     drop(link);

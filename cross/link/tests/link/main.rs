@@ -3,6 +3,8 @@
 //!
 //! With `mosquitto` in the environment variable `HEDGE_REQUIRE`, a missing Mosquitto fails instead of being skipped.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
 mod contract;
 mod embedded;
 mod harness;
