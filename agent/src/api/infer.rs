@@ -1,0 +1,122 @@
+//! `POST …/infer`: bounds, parsing, one [`RowTask`] a row, and the response.
+
+use std::sync::Arc;
+
+use axum::body::Body;
+use axum::extract::{Path, State};
+use axum::http::HeaderMap;
+use axum::response::Response;
+use bytes::Bytes;
+use hedge_agent_core::{Answer, Failure};
+use hedge_tensor::NamedTensor;
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+
+use super::binary;
+use super::error::ApiError;
+use super::request::{InferRequest, Limits};
+use super::response::{self, ResponseFacts};
+use super::routes::ApiState;
+use crate::model::ServedModel;
+use crate::row::{RowTask, Wish};
+
+/// JSON of at least this many bytes is parsed off the reactor (about 1 ms).
+const LARGE_JSON: usize = 128 * 1024;
+
+/// Infers with the model's only version.
+pub(super) async fn infer(
+    State(state): State<Arc<ApiState>>,
+    Path(name): Path<String>,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Response, ApiError> {
+    answer(&state, &name, None, &headers, body).await
+}
+
+/// Infers with a version named.
+pub(super) async fn infer_version(
+    State(state): State<Arc<ApiState>>,
+    Path((name, version)): Path<(String, String)>,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Response, ApiError> {
+    answer(&state, &name, Some(&version), &headers, body).await
+}
+
+async fn answer(
+    state: &Arc<ApiState>,
+    name: &str,
+    version: Option<&str>,
+    headers: &HeaderMap,
+    body: Body,
+) -> Result<Response, ApiError> {
+    let arrived = Instant::now();
+    let model = state.model(name, version)?;
+    let body = state.bodies.read(headers, body).await?;
+    let (json, binary) = binary::split(headers, &body.bytes)?;
+    let request = parse(json, binary, state.limits).await?;
+    response::check_outputs(model, request.outputs.as_deref())?;
+    let rows = model.signature.split(request.inputs).map_err(|error| ApiError::bad(error.to_string()))?;
+    if rows.len() > state.max_rows {
+        let (count, limit) = (rows.len(), state.max_rows);
+        return Err(ApiError::too_large(format!(
+            "the batch has {count} rows, more than {limit} (engine.queue_rows); send fewer at once"
+        )));
+    }
+    let answers = run_rows(state, model, rows, request.wish, arrived).await?;
+    let outputs = answers.iter().map(|answer| answer.outputs.clone()).collect();
+    let outputs = model.signature.join(outputs).map_err(|error| {
+        ApiError::new(
+            axum::http::StatusCode::INTERNAL_SERVER_ERROR,
+            format!("the rows' outputs do not fit together: {error}; send the rows one by one"),
+        )
+    })?;
+    let facts = ResponseFacts { model, id: request.id.as_deref(), answers: &answers };
+    Ok(response::build(&facts, outputs, request.outputs, request.binary_outputs))
+}
+
+async fn parse(json: Bytes, binary: Option<Bytes>, limits: Limits) -> Result<InferRequest, ApiError> {
+    if json.len() < LARGE_JSON {
+        return InferRequest::read(&json, binary, &limits);
+    }
+    let parsed = tokio::task::spawn_blocking(move || InferRequest::read(&json, binary, &limits)).await;
+    parsed.unwrap_or_else(|_| {
+        Err(ApiError::new(
+            axum::http::StatusCode::INTERNAL_SERVER_ERROR,
+            "the request could not be parsed; report this",
+        ))
+    })
+}
+
+/// All rows start at once, so that they share batches; the first failure in the order of the rows is the request's.
+async fn run_rows(
+    state: &ApiState,
+    model: &Arc<ServedModel>,
+    rows: Vec<Vec<NamedTensor>>,
+    wish: Wish,
+    arrived: Instant,
+) -> Result<Vec<Answer>, ApiError> {
+    let count = rows.len();
+    let mut tasks = rows.into_iter().map(|row| RowTask::start(&state.rows, model, row, wish, arrived));
+    if count == 1 {
+        let Some(task) = tasks.next() else { return Ok(Vec::new()) };
+        let answer = task.finish().await.map_err(|failure| ApiError::from_failure(&failure, None))?;
+        return Ok(vec![answer]);
+    }
+    // Dropping the set, when the caller goes away, ends the tasks.
+    let mut running = JoinSet::new();
+    for (index, task) in tasks.enumerate() {
+        running.spawn(async move { (index, task.finish().await) });
+    }
+    let mut ends: Vec<Option<Result<Answer, Failure>>> = vec![None; count];
+    while let Some(joined) = running.join_next().await {
+        if let Ok((index, end)) = joined {
+            ends[index] = Some(end);
+        }
+    }
+    let ends = ends.into_iter().enumerate().map(|(index, end)| {
+        let end = end.unwrap_or_else(|| Err(Failure::Engine("the row's task ended early".into())));
+        end.map_err(|failure| ApiError::from_failure(&failure, Some(index)))
+    });
+    ends.collect()
+}

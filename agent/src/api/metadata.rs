@@ -1,0 +1,207 @@
+//! Questions about the server and its models: `/v2`, health, metadata, readiness, configuration, statistics, the index.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use axum::body::Body;
+use axum::extract::{Path, State};
+use axum::http::{HeaderMap, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use hedge_agent_core::Offload;
+use hedge_engine::Port;
+use hedge_graph::Dim;
+use hedge_telemetry::metrics::CONTENT_TYPE;
+use serde_json::{Value, json};
+
+use super::error::ApiError;
+use super::json_body::Json;
+use super::routes::ApiState;
+use crate::model::{ServedModel, Tally};
+
+type Shared = State<Arc<ApiState>>;
+
+pub(super) async fn server() -> Json {
+    Json(json!({
+        "name": "hedge-agent",
+        "version": env!("CARGO_PKG_VERSION"),
+        "extensions": ["binary_tensor_data", "model_repository", "model_configuration", "statistics", "hedge_routing"],
+    }))
+}
+
+pub(super) async fn live() -> StatusCode {
+    StatusCode::OK
+}
+
+pub(super) async fn ready(State(state): Shared) -> Response {
+    readiness(&state)
+}
+
+pub(super) async fn model(State(state): Shared, Path(name): Path<String>) -> Result<Json, ApiError> {
+    state.model(&name, None).map(|model| Json(describe(model)))
+}
+
+pub(super) async fn model_version(
+    State(state): Shared,
+    Path((name, version)): Path<(String, String)>,
+) -> Result<Json, ApiError> {
+    state.model(&name, Some(&version)).map(|model| Json(describe(model)))
+}
+
+pub(super) async fn model_ready(State(state): Shared, Path(name): Path<String>) -> Result<Response, ApiError> {
+    state.model(&name, None).map(|_| readiness(&state))
+}
+
+pub(super) async fn model_version_ready(
+    State(state): Shared,
+    Path((name, version)): Path<(String, String)>,
+) -> Result<Response, ApiError> {
+    state.model(&name, Some(&version)).map(|_| readiness(&state))
+}
+
+pub(super) async fn config(State(state): Shared, Path(name): Path<String>) -> Result<Json, ApiError> {
+    state.model(&name, None).map(|model| Json(configuration(model, state.max_batch)))
+}
+
+pub(super) async fn config_version(
+    State(state): Shared,
+    Path((name, version)): Path<(String, String)>,
+) -> Result<Json, ApiError> {
+    state.model(&name, Some(&version)).map(|model| Json(configuration(model, state.max_batch)))
+}
+
+pub(super) async fn stats(State(state): Shared, Path(name): Path<String>) -> Result<Json, ApiError> {
+    state.model(&name, None).map(|model| Json(json!({ "model_stats": [statistics(model)] })))
+}
+
+pub(super) async fn stats_version(
+    State(state): Shared,
+    Path((name, version)): Path<(String, String)>,
+) -> Result<Json, ApiError> {
+    state.model(&name, Some(&version)).map(|model| Json(json!({ "model_stats": [statistics(model)] })))
+}
+
+pub(super) async fn all_stats(State(state): Shared) -> Json {
+    let all: Vec<Value> = state.models.values().map(|model| statistics(model)).collect();
+    Json(json!({ "model_stats": all }))
+}
+
+/// The body may say `{"ready": true}`, which changes nothing: every model served is ready.
+pub(super) async fn index(State(state): Shared, headers: HeaderMap, body: Body) -> Result<Json, ApiError> {
+    drop(state.bodies.read(&headers, body).await?);
+    let all = state.models.values().map(|model| {
+        json!({
+            "name": model.settings.name,
+            "version": model.settings.version,
+            "state": if state.is_draining() { "UNAVAILABLE" } else { "READY" },
+            "reason": "",
+        })
+    });
+    Ok(Json(all.collect()))
+}
+
+pub(super) async fn metrics(State(state): Shared) -> Response {
+    let queues = state.models.values().map(|model| (model.settings.name.as_str(), model.worker.queue_depth()));
+    let cache = state.rows.cache.as_ref().map(hedge_agent_spool::Cache::stats);
+    let text = state.rows.metrics.render(cache, queues);
+    ([(header::CONTENT_TYPE, CONTENT_TYPE)], text).into_response()
+}
+
+fn readiness(state: &ApiState) -> Response {
+    if state.is_draining() {
+        return ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "the agent is shutting down").into_response();
+    }
+    StatusCode::OK.into_response()
+}
+
+fn describe(model: &ServedModel) -> Value {
+    let ports = |ports: &[Port]| -> Value {
+        let each = ports
+            .iter()
+            .map(|port| json!({ "name": port.name, "datatype": port.dtype.oip_name(), "shape": shape(&port.shape) }));
+        each.collect()
+    };
+    json!({
+        "name": model.settings.name,
+        "versions": [model.settings.version],
+        "platform": "hedge_onnx",
+        "inputs": ports(&model.signature.inputs),
+        "outputs": ports(&model.signature.outputs),
+        "properties": properties(model),
+    })
+}
+
+/// The model's facts that the protocol has no field for.
+fn properties(model: &ServedModel) -> Value {
+    let settings = &model.settings;
+    let offload = match settings.offload {
+        Offload::Auto => "auto",
+        Offload::Never => "never",
+    };
+    json!({
+        "hedge.model": model.digest.to_string(),
+        "hedge.device": model.device_label,
+        "hedge.offload": offload,
+        "hedge.threshold": settings.threshold.to_string(),
+        "hedge.score": settings.score.name(),
+        "hedge.cloud_model": settings.cloud_model.to_string(),
+        "hedge.labels": settings.labels.join(","),
+    })
+}
+
+/// Triton's model configuration, as far as there is something to say.
+fn configuration(model: &ServedModel, max_batch: usize) -> Value {
+    // With a batch axis, Triton's dims leave it out.
+    let skip = usize::from(model.signature.batched);
+    let ports = |ports: &[Port]| -> Value {
+        let each = ports.iter().map(|port| {
+            let data_type = format!("TYPE_{}", port.dtype.oip_name());
+            json!({ "name": port.name, "data_type": data_type, "dims": shape(&port.shape[skip.min(port.shape.len())..]) })
+        });
+        each.collect()
+    };
+    let parameters: serde_json::Map<String, Value> = match properties(model) {
+        Value::Object(map) => map.into_iter().map(|(key, value)| (key, json!({ "string_value": value }))).collect(),
+        _ => serde_json::Map::new(),
+    };
+    json!({
+        "name": model.settings.name,
+        "platform": "hedge_onnx",
+        "backend": "hedge",
+        "max_batch_size": if model.signature.batched { max_batch } else { 0 },
+        "input": ports(&model.signature.inputs),
+        "output": ports(&model.signature.outputs),
+        "parameters": parameters,
+    })
+}
+
+fn statistics(model: &ServedModel) -> Value {
+    let counts = &model.counts;
+    let tally = |tally: &Tally| json!({ "count": tally.count.load(Ordering::Relaxed), "ns": tally.nanos.load(Ordering::Relaxed) });
+    let none = json!({ "count": 0, "ns": 0 });
+    json!({
+        "name": model.settings.name,
+        "version": model.settings.version,
+        "last_inference": counts.last_unix_millis.load(Ordering::Relaxed),
+        "inference_count": counts.success.count.load(Ordering::Relaxed),
+        "execution_count": counts.infer.count.load(Ordering::Relaxed),
+        "inference_stats": {
+            "success": tally(&counts.success),
+            "fail": tally(&counts.fail),
+            "queue": tally(&counts.queue),
+            "compute_input": none,
+            "compute_infer": tally(&counts.infer),
+            "compute_output": none,
+            "cache_hit": tally(&counts.cache_hit),
+            "cache_miss": tally(&counts.cache_miss),
+        },
+        "batch_stats": [],
+    })
+}
+
+fn shape(dims: &[Dim]) -> Value {
+    let each = dims.iter().map(|dim| match dim {
+        Dim::Known(size) => json!(size),
+        Dim::Named(_) | Dim::Unknown => json!(-1),
+    });
+    each.collect()
+}

@@ -1,0 +1,115 @@
+//! What the file says and what it comes to.
+
+use super::*;
+
+const EXAMPLE: &str = include_str!("../../hedge-agent.example.toml");
+
+fn parse(toml: &str) -> Config {
+    hedge_config::from_str(toml, std::iter::empty()).expect("the text is a configuration")
+}
+
+fn minimal() -> Config {
+    Config { models: vec![ModelSection::local("digits", "digits.onnx")], ..Config::default() }
+}
+
+fn refused(change: impl FnOnce(&mut Config)) -> String {
+    let mut config = minimal();
+    change(&mut config);
+    config.resolve().expect_err("the configuration cannot work").to_string()
+}
+
+/// The example with its commented-out keys switched on, as a person would.
+fn example_in_full() -> String {
+    let line = |line: &str| match line.strip_prefix("#:") {
+        Some(key) => key.to_owned(),
+        None => line.to_owned(),
+    };
+    EXAMPLE.lines().map(line).collect::<Vec<_>>().join("\n")
+}
+
+#[test]
+fn the_example_works_as_it_is() {
+    parse(EXAMPLE).resolve().expect("the example resolves");
+    parse(&example_in_full()).resolve().expect("and with every key set");
+}
+
+#[test]
+fn the_example_shows_the_defaults() {
+    let mut example = parse(EXAMPLE);
+    assert_eq!(example.models.len(), 1);
+    let shown = example.models.remove(0);
+    assert_eq!(format!("{example:?}"), format!("{:?}", Config::default()));
+    let default = ModelSection::offloading(shown.name.clone(), shown.path.clone(), 0.5);
+    assert_eq!(format!("{shown:?}"), format!("{default:?}"));
+}
+
+#[test]
+fn the_example_names_every_key() {
+    // Every field of the sections, as Debug prints them, must stand in the example as a key.
+    let shown = format!("{:#?}", parse(&example_in_full()));
+    for line in shown.lines().filter_map(|line| line.trim().split_once(": ")) {
+        let key = line.0;
+        let sections = ["agent", "http", "engine", "cache", "link", "offload", "log", "models"];
+        let found = EXAMPLE.contains(&format!("{key} =")) || (key != "offload" && sections.contains(&key));
+        assert!(found, "{key} is not in the example");
+    }
+}
+
+#[test]
+fn every_key_can_be_set_by_the_environment() {
+    let env = [("HEDGE_HTTP__LISTEN", "127.0.0.1:0"), ("HEDGE_LINK__PASSWORD", "hunter2"), ("HEDGE_ENGINE__MAX_BATCH", "8")];
+    let env = env.map(|(key, value)| (key.to_owned(), value.to_owned()));
+    let config: Config = hedge_config::from_str("", env.into_iter()).expect("the variables name keys");
+    assert_eq!(config.http.listen, "127.0.0.1:0");
+    assert_eq!(config.engine.max_batch, 8);
+    assert!(!format!("{config:?}").contains("hunter2"), "a password is never shown");
+}
+
+#[test]
+fn a_misspelt_key_is_refused() {
+    for toml in ["[http]\nlistn = \"x\"", "[[models]]\nname = \"a\"\npath = \"b\"\ntreshold = 1.0", "[agnet]"] {
+        assert!(hedge_config::from_str::<Config>(toml, std::iter::empty()).is_err(), "{toml}");
+    }
+}
+
+#[test]
+fn what_cannot_work_is_refused_by_key() {
+    assert!(refused(|c| c.models.clear()).starts_with("models: is empty"));
+    assert!(refused(|c| c.models.push(ModelSection::local("digits", "x"))).starts_with("models.1.name: is used twice"));
+    assert!(refused(|c| c.models[0].name = "stats".into()).starts_with("models.0.name"));
+    assert!(refused(|c| c.models[0].offload = "maybe".into()).contains("neither \"auto\" nor \"never\""));
+    assert!(refused(|c| c.models[0].offload = "auto".into()).starts_with("models.0.threshold: is missing"));
+    assert!(refused(|c| c.models[0].threshold = Some(f32::NAN)).starts_with("models.0.threshold"));
+    assert!(refused(|c| c.link.url = Some("mqtt://broker".into())).starts_with("agent.device_id: is needed"));
+    assert!(refused(|c| c.agent.device_id = Some("Camera 7".into())).starts_with("agent.device_id"));
+    assert!(refused(|c| c.agent.tenant = "a/b".into()).starts_with("agent.tenant"));
+    assert!(refused(|c| c.http.listen = "localhost".into()).starts_with("http.listen"));
+    assert!(refused(|c| c.http.listen.clear()).contains("nobody could ask"));
+    assert!(refused(|c| c.http.max_body_bytes = 0).starts_with("http.max_body_bytes"));
+    assert!(refused(|c| c.http.max_inflight_body_bytes = 4096).starts_with("http.max_inflight_body_bytes"));
+    assert!(refused(|c| c.http.max_connections = 0).starts_with("http.max_connections"));
+    assert!(refused(|c| c.engine.device = "tpu".into()).starts_with("engine.device"));
+    assert!(refused(|c| c.engine.max_batch = 0).starts_with("engine.max_batch"));
+    assert!(refused(|c| c.engine.queue_rows = 8).starts_with("engine.queue_rows"));
+    assert!(refused(|c| c.cache.max_age_secs = 0).starts_with("cache.max_age_secs"));
+    assert!(refused(|c| c.offload.deadline_ms = 0).starts_with("offload.deadline_ms"));
+    assert!(refused(|c| c.offload.deadline_ms = 61_000).contains("must not exceed offload.max_deadline_ms"));
+    assert!(refused(|c| c.log.level = "loud".into()).starts_with("log.level"));
+}
+
+#[test]
+fn a_unix_socket_alone_is_enough() {
+    let mut config = minimal();
+    config.http.listen.clear();
+    config.http.unix_socket = Some("/run/hedge/agent.sock".into());
+    assert_eq!(config.resolve().expect("it can be reached").listen, None);
+}
+
+#[test]
+fn the_cloud_model_has_the_models_name_unless_named() {
+    let settings = minimal().resolve().expect("it works");
+    assert_eq!(settings.models[0].cloud_model.as_str(), "digits");
+    let mut named = minimal();
+    named.models[0].cloud_model = Some("digits-large".into());
+    assert_eq!(named.resolve().expect("it works").models[0].cloud_model.as_str(), "digits-large");
+}

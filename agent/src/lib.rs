@@ -1,0 +1,26 @@
+//! The device daemon: answers inference requests over the Open Inference Protocol from a local model, asks a larger model in
+//! the cloud for what the local one is not sure of, and says of every answer where it came from and what it is worth.
+//!
+//! This crate composes: decisions are `hedge_agent_core`'s, models run in `hedge_engine`, the cache is
+//! `hedge_agent_spool`'s, messages travel by `hedge_link`. [`start`] an agent with a [`Config`]; [`Agent::shutdown`] drains
+//! it. The binary `hedge-agent` does just that.
+
+mod agent;
+mod api;
+mod cloud;
+mod config;
+mod listen;
+mod metrics;
+mod model;
+mod random;
+mod row;
+mod score;
+
+pub use agent::{Agent, StartError, start};
+pub use config::{
+    AgentSection, CacheSection, Config, EngineSection, HttpSection, LinkSection, ModelSection, OffloadSection,
+    Settings, SettingsError,
+};
+pub use listen::ListenError;
+pub use model::ModelError;
+pub use score::NoScore;

@@ -1,0 +1,66 @@
+//! `hedge-agent`: parse, load, start, wait for a signal, drain.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::Parser;
+use hedge_agent::{Agent, Config};
+use hedge_config::{ENV_PREFIX, Failure};
+use tokio::signal::unix::{SignalKind, signal};
+
+/// The Hedge agent: answers inference requests on this device.
+#[derive(Parser)]
+#[command(name = "hedge-agent", version)]
+struct Arguments {
+    /// The configuration file (TOML); `HEDGE_SECTION__KEY` in the environment overrides a key.
+    #[arg(long, value_name = "FILE")]
+    config: PathBuf,
+    /// Check the configuration and stop; opens nothing.
+    #[arg(long)]
+    check: bool,
+}
+
+fn main() -> ExitCode {
+    let arguments = match Arguments::try_parse() {
+        Ok(arguments) => arguments,
+        Err(error) => {
+            let code = if error.use_stderr() { hedge_config::EXIT_USAGE } else { 0 };
+            // Nobody is left to tell when this fails.
+            let _ = error.print();
+            return ExitCode::from(code);
+        }
+    };
+    match run(&arguments) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => failure.report(),
+    }
+}
+
+fn run(arguments: &Arguments) -> Result<(), Failure> {
+    let config: Config = hedge_config::load(&arguments.config, ENV_PREFIX)?;
+    config.resolve().map_err(|error| Failure::usage(&error))?;
+    if arguments.check {
+        return Ok(());
+    }
+    hedge_telemetry::init(&config.log).map_err(|error| Failure::usage(&error))?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .thread_name("agent")
+        .build()
+        .map_err(|error| Failure::failed(&error))?;
+    runtime.block_on(serve(config))
+}
+
+async fn serve(config: Config) -> Result<(), Failure> {
+    // Before the start, so that a signal during it is not lost.
+    let mut terminate = signal(SignalKind::terminate()).map_err(|error| Failure::failed(&error))?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(|error| Failure::failed(&error))?;
+    let agent: Agent = hedge_agent::start(config).await.map_err(|error| Failure::failed(&error))?;
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    tracing::info!("draining");
+    agent.shutdown().await;
+    Ok(())
+}

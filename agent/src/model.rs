@@ -1,0 +1,246 @@
+//! A model being served: its file, its place on a device, its score and its policy.
+
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicU64;
+
+use bytes::Bytes;
+use hedge_agent_spool::DeviceKey;
+use hedge_engine::worker::{BatchPolicy, Worker};
+use hedge_engine::{DeviceKind, LoadError, Model, Port, Signature};
+use hedge_graph::{Dim, Graph};
+use hedge_tensor::NamedTensor;
+use hedge_wire::Digest;
+use sha2::{Digest as _, Sha256};
+
+use crate::config::{ModelSettings, Settings};
+use crate::score::{NoScore, Scorer};
+
+/// The largest model file that is read.
+const MAX_MODEL_BYTES: u64 = 2 * 1024 * 1024 * 1024;
+
+/// Why a model cannot be served.
+#[derive(Debug, thiserror::Error)]
+pub enum ModelError {
+    /// Its file cannot be read.
+    #[error("model {name:?}: {path} cannot be read: {why}")]
+    File {
+        /// The model.
+        name: String,
+        /// Its file.
+        path: PathBuf,
+        /// What the system said.
+        why: String,
+    },
+    /// Its file is not a model that we read.
+    #[error("model {name:?}: {path} is no usable ONNX model: {why}; `hedge model check` says more")]
+    Graph {
+        /// The model.
+        name: String,
+        /// Its file.
+        path: PathBuf,
+        /// What is wrong.
+        why: String,
+    },
+    /// No device runs it.
+    #[error("model {name:?}: {source}")]
+    Load {
+        /// The model.
+        name: String,
+        /// Why.
+        #[source]
+        source: LoadError,
+    },
+    /// The system gave no thread to run it.
+    #[error("model {name:?}: no thread to run it: {source}")]
+    NoThread {
+        /// The model.
+        name: String,
+        /// What the system said.
+        #[source]
+        source: std::io::Error,
+    },
+    /// It has no score to decide by.
+    #[error("model {name:?}: {source}")]
+    Score {
+        /// The model.
+        name: String,
+        /// Why.
+        #[source]
+        source: NoScore,
+    },
+}
+
+/// One model, ready to answer.
+pub(crate) struct ServedModel {
+    pub(crate) settings: ModelSettings,
+    pub(crate) digest: Digest,
+    pub(crate) signature: Signature,
+    pub(crate) worker: Worker,
+    pub(crate) device_label: String,
+    pub(crate) device_key: DeviceKey,
+    pub(crate) scorer: Option<Scorer>,
+    pub(crate) counts: Counts,
+}
+
+/// What `…/stats` tells of a model; nanoseconds and rows.
+#[derive(Default)]
+pub(crate) struct Counts {
+    pub(crate) success: Tally,
+    pub(crate) fail: Tally,
+    pub(crate) queue: Tally,
+    pub(crate) infer: Tally,
+    pub(crate) cache_hit: Tally,
+    pub(crate) cache_miss: Tally,
+    pub(crate) last_unix_millis: AtomicU64,
+}
+
+/// A count and the time that it took together.
+#[derive(Default)]
+pub(crate) struct Tally {
+    pub(crate) count: AtomicU64,
+    pub(crate) nanos: AtomicU64,
+}
+
+impl ServedModel {
+    /// Reads, checks and loads one model. Blocks for as long as that takes.
+    pub(crate) fn load(settings: &ModelSettings, engine: &Settings) -> Result<Self, ModelError> {
+        let name = || settings.name.clone();
+        let bytes =
+            read(&settings.path).map_err(|why| ModelError::File { name: name(), path: settings.path.clone(), why })?;
+        let digest = Digest(Sha256::digest(&bytes).into());
+        let graph = Graph::read(bytes).map_err(|error| ModelError::Graph {
+            name: name(),
+            path: settings.path.clone(),
+            why: error.to_string(),
+        })?;
+        let model = Model::load(&graph, engine.device_choice, None)
+            .map_err(|source| ModelError::Load { name: name(), source })?;
+        let signature = model.signature().clone();
+        let scorer =
+            Scorer::choose(settings, &signature).map_err(|source| ModelError::Score { name: name(), source })?;
+        let device_label = model.device().label();
+        let device_key = match model.device().kind() {
+            DeviceKind::Cpu => DeviceKey::Cpu,
+            DeviceKind::Gpu => DeviceKey::Gpu,
+        };
+        let policy =
+            BatchPolicy { max_batch: engine.max_batch, max_wait: engine.max_wait, queue_rows: engine.queue_rows };
+        let worker =
+            Worker::spawn("engine", model, policy).map_err(|source| ModelError::NoThread { name: name(), source })?;
+        tracing::info!(model = settings.name, %digest, device = device_label, "model ready");
+        let counts = Counts::default();
+        Ok(Self { settings: settings.clone(), digest, signature, worker, device_label, device_key, scorer, counts })
+    }
+
+    /// The score of one row of outputs.
+    pub(crate) fn score(&self, outputs: &[NamedTensor]) -> Option<f32> {
+        self.scorer.as_ref().and_then(|scorer| scorer.score(outputs))
+    }
+
+    /// Puts a cloud model's outputs in the order of this model's, if they are what its signature says.
+    pub(crate) fn accept(&self, outputs: Vec<NamedTensor>) -> Result<Vec<NamedTensor>, BadOutputs> {
+        accept(&self.signature, outputs)
+    }
+}
+
+/// Outputs that do not fit the model's signature.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum BadOutputs {
+    #[error("output {0:?} is missing")]
+    Missing(String),
+    #[error("output {0:?} is not one of the model's, or came twice")]
+    Unknown(String),
+    #[error("output {name:?} is {got}, not {expected}")]
+    Different { name: String, got: String, expected: String },
+}
+
+fn accept(signature: &Signature, outputs: Vec<NamedTensor>) -> Result<Vec<NamedTensor>, BadOutputs> {
+    let mut left = outputs;
+    let mut ordered = Vec::with_capacity(signature.outputs.len());
+    for port in &signature.outputs {
+        let at = left.iter().position(|output| output.name == port.name);
+        let output = left.swap_remove(at.ok_or_else(|| BadOutputs::Missing(port.name.clone()))?);
+        if !fits(port, &output, signature.batched) {
+            let got = format!("{} {:?}", output.tensor.dtype(), output.tensor.shape());
+            let expected = format!("one row of {} {}", port.dtype, port.shape_text());
+            return Err(BadOutputs::Different { name: output.name, got, expected });
+        }
+        ordered.push(output);
+    }
+    match left.pop() {
+        None => Ok(ordered),
+        Some(extra) => Err(BadOutputs::Unknown(extra.name)),
+    }
+}
+
+fn fits(port: &Port, output: &NamedTensor, batched: bool) -> bool {
+    let shape = output.tensor.shape();
+    output.tensor.dtype() == port.dtype
+        && shape.len() == port.shape.len()
+        && port.shape.iter().zip(shape).enumerate().all(|(axis, (dim, &size))| match dim {
+            Dim::Known(known) => *known == size,
+            _ if batched && axis == 0 => size == 1,
+            _ => true,
+        })
+}
+
+fn read(path: &Path) -> Result<Bytes, String> {
+    let file = std::fs::File::open(path).map_err(|error| error.to_string())?;
+    let length = file.metadata().map_err(|error| error.to_string())?.len();
+    if length > MAX_MODEL_BYTES {
+        return Err(format!("it has {length} bytes, more than {MAX_MODEL_BYTES}"));
+    }
+    let mut bytes = Vec::new();
+    file.take(MAX_MODEL_BYTES).read_to_end(&mut bytes).map_err(|error| error.to_string())?;
+    Ok(Bytes::from(bytes))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use hedge_tensor::{DType, Tensor};
+
+    fn signature() -> Signature {
+        let port = |name: &str, tail: usize| Port {
+            name: name.into(),
+            dtype: DType::F32,
+            shape: vec![Dim::Named("N".into()), Dim::Known(tail)],
+        };
+        Signature { inputs: vec![], outputs: vec![port("a", 2), port("b", 1)], batched: true }
+    }
+
+    fn output(name: &str, shape: &[usize]) -> NamedTensor {
+        NamedTensor::new(name, Tensor::zeros(DType::F32, shape.to_vec()).unwrap())
+    }
+
+    #[test]
+    fn outputs_that_fit_are_put_in_the_models_order() {
+        let accepted = accept(&signature(), vec![output("b", &[1, 1]), output("a", &[1, 2])]).unwrap();
+        assert_eq!(accepted.iter().map(|o| o.name.as_str()).collect::<Vec<_>>(), ["a", "b"]);
+    }
+
+    #[test]
+    fn outputs_that_do_not_fit_are_named() {
+        let cases = [
+            (vec![output("a", &[1, 2])], "output \"b\" is missing"),
+            (
+                vec![output("a", &[1, 3]), output("b", &[1, 1])],
+                "output \"a\" is FP32 [1, 3], not one row of FP32 [N, 2]",
+            ),
+            (
+                vec![output("a", &[2, 2]), output("b", &[1, 1])],
+                "output \"a\" is FP32 [2, 2], not one row of FP32 [N, 2]",
+            ),
+            (
+                vec![output("a", &[1, 2]), output("b", &[1, 1]), output("c", &[1, 1])],
+                "output \"c\" is not one of the model's, or came twice",
+            ),
+        ];
+        for (outputs, expected) in cases {
+            assert_eq!(accept(&signature(), outputs).unwrap_err().to_string(), expected);
+        }
+        let bytes = NamedTensor::new("a", Tensor::zeros(DType::U8, vec![1, 2]).unwrap());
+        assert!(matches!(accept(&signature(), vec![bytes]), Err(BadOutputs::Different { .. })));
+    }
+}

@@ -1,0 +1,296 @@
+//! Carries out what `hedge_agent_core` decides about one row: asks the cache, the local model and the cloud, keeps the
+//! timer, and brings back the answer.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use hedge_agent_core::{
+    Action, Answer, CachedVerdict, Event, Failure, LocalFailure, LocalResult, Place, Row, RowPolicy, Timing,
+};
+use hedge_agent_spool::{Cache, Entry, Key, RowDigest};
+use hedge_engine::RunError;
+use hedge_engine::worker::{RowOutput, SubmitError};
+use hedge_tensor::NamedTensor;
+use hedge_wire::{Query, Reply, RequestId};
+use tokio::sync::oneshot;
+use tokio::time::Instant;
+
+use crate::cloud::{Cloud, CloudEvent, Waiting};
+use crate::metrics::Metrics;
+use crate::model::{ServedModel, Tally};
+
+/// What every row needs.
+pub(crate) struct Shared {
+    pub(crate) cloud: Arc<Cloud>,
+    pub(crate) cache: Option<Cache>,
+    pub(crate) metrics: Arc<Metrics>,
+    /// The moment from which rows count time.
+    pub(crate) epoch: Instant,
+    pub(crate) retry_after: Duration,
+}
+
+/// What the caller asked of a request.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Wish {
+    pub(crate) place: Place,
+    pub(crate) allowed: Duration,
+}
+
+type EngineReply = oneshot::Receiver<Result<RowOutput, RunError>>;
+
+/// One row under way.
+pub(crate) struct RowTask {
+    shared: Arc<Shared>,
+    model: Arc<ServedModel>,
+    inputs: Vec<NamedTensor>,
+    row: Row,
+    arrived: Instant,
+    digest: Option<RowDigest>,
+    engine: Option<EngineReply>,
+    id: Option<RequestId>,
+    waiting: Option<Waiting>,
+    wake: Instant,
+    end: Option<Result<Answer, Failure>>,
+}
+
+impl RowTask {
+    /// Starts a row: everything that can be done without waiting is done, up to queueing it for the local model.
+    pub(crate) fn start(
+        shared: &Arc<Shared>,
+        model: &Arc<ServedModel>,
+        inputs: Vec<NamedTensor>,
+        wish: Wish,
+        arrived: Instant,
+    ) -> Self {
+        let policy = RowPolicy {
+            place: wish.place,
+            offload: model.settings.offload,
+            threshold: model.settings.threshold,
+            cloud_model: model.settings.cloud_model.clone(),
+        };
+        let timing = Timing {
+            arrived: arrived.saturating_duration_since(shared.epoch),
+            allowed: wish.allowed,
+            retry_after: shared.retry_after.min(wish.allowed / 2),
+            jitter: crate::random::fraction(),
+        };
+        let mut task = Self {
+            shared: Arc::clone(shared),
+            model: Arc::clone(model),
+            inputs,
+            row: Row::new(policy, timing),
+            arrived,
+            digest: None,
+            engine: None,
+            id: None,
+            waiting: None,
+            wake: arrived + wish.allowed,
+            end: None,
+        };
+        task.feed(Event::Arrived);
+        task
+    }
+
+    /// Waits for the answer.
+    pub(crate) async fn finish(mut self) -> Result<Answer, Failure> {
+        loop {
+            if let Some(end) = self.end.take() {
+                self.account(&end);
+                return end;
+            }
+            let event = self.next_event().await;
+            self.feed(event);
+        }
+    }
+
+    async fn next_event(&mut self) -> Event {
+        let engine = async {
+            match &mut self.engine {
+                Some(reply) => reply.await,
+                None => std::future::pending().await,
+            }
+        };
+        let cloud = async {
+            match &mut self.waiting {
+                Some(waiting) => waiting.next().await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            biased;
+            reply = engine => {
+                self.engine = None;
+                self.ran(reply)
+            }
+            event = cloud => self.heard(event),
+            () = tokio::time::sleep_until(self.wake) => Event::Timer,
+        }
+    }
+
+    /// Gives the row an event and carries out what it wants, until it has to wait.
+    fn feed(&mut self, event: Event) {
+        let mut events = VecDeque::from([event]);
+        while let Some(event) = events.pop_front() {
+            let now = self.shared.epoch.elapsed();
+            let actions = self.row.on(event, &self.shared.cloud.view(), now);
+            for action in actions {
+                events.extend(self.perform(action));
+            }
+        }
+    }
+
+    fn perform(&mut self, action: Action) -> Option<Event> {
+        match action {
+            Action::LookUp { local, cloud } => Some(self.look_up(local, cloud)),
+            Action::RunLocal => self.run_local(),
+            Action::StoreLocal(result) => {
+                let key = |row: &RowDigest| Key::local(self.model.digest.as_bytes(), self.model.device_key, row);
+                self.store(key, Entry { outputs: result.outputs, score: result.score });
+                None
+            }
+            Action::StoreVerdict { outputs, digest } => {
+                self.shared.cloud.saw_digest(&self.model.settings.cloud_model, digest);
+                self.store(|row| Key::cloud(digest.as_bytes(), row), Entry { outputs, score: None });
+                None
+            }
+            Action::Publish { attempt, left } => self.publish(attempt, left),
+            Action::WakeAt(at) => {
+                self.wake = self.shared.epoch + at;
+                None
+            }
+            Action::Finish(end) => {
+                // Replies from now on are late.
+                self.waiting = None;
+                self.end = Some(end);
+                None
+            }
+        }
+    }
+
+    fn look_up(&mut self, local: bool, cloud: Option<hedge_wire::Digest>) -> Event {
+        let Some(cache) = &self.shared.cache else {
+            return Event::Looked { local: None, cloud: None };
+        };
+        let started = Instant::now();
+        let row = *self.digest.insert(RowDigest::of(&self.inputs));
+        // A verdict cached under an earlier edge model of other outputs does not fit, and is no hit.
+        let verdict = cloud.and_then(|digest| {
+            let entry = cache.fetch(&Key::cloud(digest.as_bytes(), &row))?;
+            let outputs = self.model.accept(entry.outputs).ok()?;
+            Some(CachedVerdict { score: self.model.score(&outputs), outputs, digest })
+        });
+        let result = (local && verdict.is_none())
+            .then(|| cache.fetch(&Key::local(self.model.digest.as_bytes(), self.model.device_key, &row)))
+            .flatten()
+            // The score is computed anew: the configured kind of score may have changed since.
+            .map(|entry| LocalResult { score: self.model.score(&entry.outputs), outputs: entry.outputs });
+        let hit = verdict.is_some() || result.is_some();
+        let tally = if hit { &self.model.counts.cache_hit } else { &self.model.counts.cache_miss };
+        tally.add(started.elapsed());
+        Event::Looked { local: result, cloud: verdict }
+    }
+
+    fn store(&self, key: impl FnOnce(&RowDigest) -> Key, entry: Entry) {
+        if let (Some(cache), Some(row)) = (&self.shared.cache, &self.digest) {
+            cache.store(key(row), &entry);
+        }
+    }
+
+    fn run_local(&mut self) -> Option<Event> {
+        match self.model.worker.submit(self.inputs.clone()) {
+            Ok(reply) => {
+                self.engine = Some(reply);
+                None
+            }
+            Err(SubmitError::QueueFull { .. }) => Some(Event::Ran(Err(LocalFailure::QueueFull))),
+            Err(error) => Some(Event::Ran(Err(LocalFailure::Fault(error.to_string())))),
+        }
+    }
+
+    fn ran(&self, reply: Result<Result<RowOutput, RunError>, oneshot::error::RecvError>) -> Event {
+        let result = match reply {
+            Ok(Ok(output)) => {
+                self.model.counts.queue.add(output.queue_time);
+                self.model.counts.infer.add(output.model_time);
+                Ok(LocalResult { score: self.model.score(&output.outputs), outputs: output.outputs })
+            }
+            Ok(Err(error)) => Err(LocalFailure::Fault(error.to_string())),
+            Err(_) => Err(LocalFailure::Fault("the model's thread ended".into())),
+        };
+        if let Err(LocalFailure::Fault(error)) = &result {
+            tracing::error!(model = self.model.settings.name, error, "the local model failed");
+        }
+        Event::Ran(result)
+    }
+
+    fn publish(&mut self, attempt: u8, left: Duration) -> Option<Event> {
+        let id = *self.id.get_or_insert_with(|| RequestId::from_uuid(uuid::Uuid::now_v7()));
+        if self.waiting.is_none() {
+            self.waiting = Some(self.shared.cloud.enter(id));
+        }
+        let query = Query {
+            id,
+            model: self.model.settings.cloud_model.clone(),
+            edge: self.model.digest,
+            attempt,
+            deadline_ms: u32::try_from(left.as_millis()).unwrap_or(u32::MAX),
+            boot: self.shared.cloud.boot(),
+            inputs: self.inputs.clone(),
+        };
+        self.shared.cloud.publish(&query, left).err().map(Event::NotSent)
+    }
+
+    fn heard(&self, event: CloudEvent) -> Event {
+        match event {
+            CloudEvent::NoSubscribers => Event::NoSubscribers,
+            CloudEvent::Rejected => Event::Rejected,
+            CloudEvent::LinkDown => Event::LinkDown,
+            CloudEvent::Reply(Reply::Busy { retry_ms, .. }) => {
+                Event::Busy { retry: Duration::from_millis(u64::from(retry_ms)) }
+            }
+            CloudEvent::Reply(Reply::Refused { id, kind, message }) => {
+                tracing::debug!(%id, ?kind, message, "the gateway refused a row");
+                Event::Refused(kind)
+            }
+            CloudEvent::Reply(Reply::Verdict(verdict)) => match self.model.accept(verdict.outputs) {
+                Ok(outputs) => Event::Verdict {
+                    score: self.model.score(&outputs),
+                    outputs,
+                    digest: verdict.cloud,
+                    gateway: verdict.gateway,
+                },
+                Err(error) => {
+                    self.shared.metrics.bad_verdicts.inc();
+                    tracing::warn!(gateway = %verdict.gateway, %error, "a verdict does not fit the model; refused");
+                    Event::BadVerdict
+                }
+            },
+        }
+    }
+
+    fn account(&self, end: &Result<Answer, Failure>) {
+        let took = self.arrived.elapsed();
+        let counts = &self.model.counts;
+        match end {
+            Ok(answer) => {
+                counts.success.add(took);
+                self.shared.metrics.answered(answer, took);
+            }
+            Err(failure) => {
+                counts.fail.add(took);
+                self.shared.metrics.failed(failure);
+            }
+        }
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        counts.last_unix_millis.store(u64::try_from(now.as_millis()).unwrap_or(u64::MAX), Ordering::Relaxed);
+    }
+}
+
+impl Tally {
+    fn add(&self, took: Duration) {
+        self.count.fetch_add(1, Ordering::Relaxed);
+        self.nanos.fetch_add(u64::try_from(took.as_nanos()).unwrap_or(u64::MAX), Ordering::Relaxed);
+    }
+}
