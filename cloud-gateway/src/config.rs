@@ -1,0 +1,405 @@
+//! The configuration of a gateway: what the file says ([`Config`]) and what the program uses ([`Plan`]).
+//!
+//! `hedge-gateway.example.toml` is the reference for people; a test holds it equal to the defaults here.
+
+use std::{
+    collections::BTreeMap,
+    net::{Ipv4Addr, SocketAddr},
+    path::PathBuf,
+    time::Duration,
+};
+
+use hedge_config::Secret;
+use hedge_engine::{DeviceChoice, UnknownDevice, worker::BatchPolicy};
+use hedge_gateway_core::Limits;
+use hedge_telemetry::{LogConfig, TelemetryError};
+use hedge_wire::{GatewayId, IdError, ModelId, TenantId, limits::MAX_MODELS};
+use serde::Deserialize;
+
+/// Batches of one model that are with its engine at a time: one runs, one fills, and the results of others are on
+/// their way back. What waits beyond that waits where it can still expire.
+const BATCHES_AHEAD: usize = 4;
+
+/// The configuration as it stands in the file; the example file explains each key.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// `[gateway]`: identity and bounds.
+    pub gateway: GatewayConfig,
+    /// `[http]`: metrics and health.
+    pub http: HttpConfig,
+    /// `[link]`: the broker.
+    pub link: LinkConfig,
+    /// `[engine]`: device and batches.
+    pub engine: EngineConfig,
+    /// `[log]`: what is logged, and how.
+    pub log: LogConfig,
+    /// `[[models]]`: what is served; at least one.
+    pub models: Vec<ModelConfig>,
+}
+
+/// `[gateway]`.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct GatewayConfig {
+    /// Whose devices are served. Default: `default`.
+    pub tenant: String,
+    /// This gateway's name and MQTT client id. Required.
+    pub gateway_id: String,
+    /// Queries of one device in the queue. Default: 128.
+    pub queue_rows_per_device: usize,
+    /// Tensor bytes of all queries in the queue. Default: 64 MiB.
+    pub queue_bytes: usize,
+    /// The longest time a query is kept. Default: 60,000 ms.
+    pub max_deadline_millis: u64,
+    /// What a device that finds no room is told to wait. Default: 200 ms.
+    pub busy_retry_millis: u32,
+    /// Replies remembered for queries that come again. Default: 16,384.
+    pub dedup_replies: usize,
+    /// Bytes of these replies. Default: 16 MiB.
+    pub dedup_bytes: usize,
+    /// How long these replies are remembered. Default: 120 s.
+    pub dedup_age_secs: u64,
+    /// How long a stopping gateway goes on finishing what it has admitted. Default: 10 s.
+    pub drain_secs: u64,
+}
+
+impl Default for GatewayConfig {
+    fn default() -> Self {
+        Self {
+            tenant: "default".into(),
+            gateway_id: String::new(),
+            queue_rows_per_device: 128,
+            queue_bytes: 64 * 1024 * 1024,
+            max_deadline_millis: 60_000,
+            busy_retry_millis: 200,
+            dedup_replies: 16 * 1024,
+            dedup_bytes: 16 * 1024 * 1024,
+            dedup_age_secs: 120,
+            drain_secs: 10,
+        }
+    }
+}
+
+/// `[http]`.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct HttpConfig {
+    /// Address of `/metrics` and `/healthz`; port 0 takes a free one. Default: `127.0.0.1:9640`.
+    pub listen: SocketAddr,
+}
+
+impl Default for HttpConfig {
+    fn default() -> Self {
+        Self { listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 9640)) }
+    }
+}
+
+/// `[link]`.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct LinkConfig {
+    /// The broker, `mqtt://host:port`. Default: `mqtt://127.0.0.1:1883`.
+    pub url: String,
+    /// The user, where the broker asks for one.
+    pub username: Option<String>,
+    /// The user's password.
+    pub password: Option<Secret>,
+    /// How often the link is probed. Default: 30 s; 5 s at least.
+    pub keepalive_secs: u64,
+    /// The longest wait between two attempts to connect. Default: 30 s.
+    pub reconnect_max_secs: u64,
+}
+
+impl Default for LinkConfig {
+    fn default() -> Self {
+        Self {
+            url: "mqtt://127.0.0.1:1883".into(),
+            username: None,
+            password: None,
+            keepalive_secs: 30,
+            reconnect_max_secs: 30,
+        }
+    }
+}
+
+/// `[engine]`.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct EngineConfig {
+    /// `auto`, `gpu` or `cpu`. Default: `auto`.
+    pub device: String,
+    /// Rows in one run of a model. Default: 32.
+    pub max_batch: usize,
+    /// How long the first row of a batch waits for others. Default: 1,000 µs.
+    pub max_wait_micros: u64,
+    /// Queries admitted and not yet answered, of all models. Default: 1,024.
+    pub queue_rows: usize,
+}
+
+impl Default for EngineConfig {
+    fn default() -> Self {
+        Self { device: "auto".into(), max_batch: 32, max_wait_micros: 1_000, queue_rows: 1_024 }
+    }
+}
+
+/// One of `[[models]]`.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ModelConfig {
+    /// The name that devices ask for.
+    pub name: String,
+    /// The ONNX file.
+    pub path: PathBuf,
+}
+
+/// A configuration that says something impossible.
+#[derive(Debug, thiserror::Error)]
+pub enum PlanError {
+    /// No gateway id.
+    #[error("gateway.gateway_id is missing; give each gateway process a name of its own")]
+    NoGatewayId,
+    /// Not an id.
+    #[error("{key}: {source}")]
+    Id {
+        /// The key.
+        key: &'static str,
+        /// Why.
+        source: IdError,
+    },
+    /// Not a device.
+    #[error("engine.device: {0}")]
+    Device(#[from] UnknownDevice),
+    /// Not a log level.
+    #[error(transparent)]
+    Log(#[from] TelemetryError),
+    /// A number outside its range.
+    #[error("{key} must be {expected}")]
+    Range {
+        /// The key.
+        key: &'static str,
+        /// What it may be.
+        expected: &'static str,
+    },
+    /// Nothing to serve.
+    #[error("no model is configured; add a [[models]] section with name and path")]
+    NoModels,
+    /// Too much to serve.
+    #[error(
+        "{count} models are configured, but a gateway announces at most {limit}; start another gateway for the rest"
+    )]
+    TooManyModels {
+        /// How many there are.
+        count: usize,
+        /// How many there may be.
+        limit: usize,
+    },
+    /// Two models of one name.
+    #[error("the model `{name}` is configured twice; names must differ")]
+    ModelTwice {
+        /// The name.
+        name: String,
+    },
+    /// Not a broker's address. (The link says the rest when it starts.)
+    #[error("link.url `{url}` must be mqtt://host or mqtt://host:port")]
+    Url {
+        /// What was given.
+        url: String,
+    },
+}
+
+/// A checked configuration.
+#[derive(Debug, Clone)]
+pub struct Plan {
+    pub(crate) tenant: TenantId,
+    pub(crate) gateway: GatewayId,
+    pub(crate) limits: Limits,
+    pub(crate) drain: Duration,
+    pub(crate) listen: SocketAddr,
+    pub(crate) link: LinkConfig,
+    pub(crate) device: DeviceChoice,
+    pub(crate) batch: BatchPolicy,
+    pub(crate) models: BTreeMap<ModelId, ModelConfig>,
+}
+
+impl Config {
+    /// Checks everything that can be checked without opening anything.
+    ///
+    /// # Errors
+    ///
+    /// The first thing that is wrong, with its key.
+    pub fn plan(&self) -> Result<Plan, PlanError> {
+        if self.gateway.gateway_id.is_empty() {
+            return Err(PlanError::NoGatewayId);
+        }
+        if self.link.url.strip_prefix("mqtt://").is_none_or(str::is_empty) {
+            return Err(PlanError::Url { url: self.link.url.clone() });
+        }
+        self.log.validate()?;
+        self.ranges()?;
+        let id = |key| move |source| PlanError::Id { key, source };
+        let running_per_model = self.running_per_model();
+        Ok(Plan {
+            tenant: TenantId::parse(&self.gateway.tenant).map_err(id("gateway.tenant"))?,
+            gateway: GatewayId::parse(&self.gateway.gateway_id).map_err(id("gateway.gateway_id"))?,
+            limits: self.limits(running_per_model),
+            drain: Duration::from_secs(self.gateway.drain_secs),
+            listen: self.http.listen,
+            link: self.link.clone(),
+            device: self.engine.device.parse()?,
+            batch: BatchPolicy {
+                max_batch: self.engine.max_batch,
+                max_wait: Duration::from_micros(self.engine.max_wait_micros),
+                queue_rows: running_per_model,
+            },
+            models: self.models_by_id()?,
+        })
+    }
+
+    fn running_per_model(&self) -> usize {
+        self.engine.max_batch.saturating_mul(BATCHES_AHEAD).min(self.engine.queue_rows)
+    }
+
+    fn limits(&self, running_per_model: usize) -> Limits {
+        let gateway = &self.gateway;
+        Limits {
+            queue: self.engine.queue_rows,
+            queue_bytes: gateway.queue_bytes,
+            queue_per_device: gateway.queue_rows_per_device,
+            running_per_model,
+            max_deadline: Duration::from_millis(gateway.max_deadline_millis),
+            busy_retry: Duration::from_millis(gateway.busy_retry_millis.into()),
+            replies: gateway.dedup_replies,
+            reply_bytes: gateway.dedup_bytes,
+            reply_age: Duration::from_secs(gateway.dedup_age_secs),
+        }
+    }
+
+    fn ranges(&self) -> Result<(), PlanError> {
+        let (gateway, engine, link) = (&self.gateway, &self.engine, &self.link);
+        let checks = [
+            ("engine.max_batch", (1..=4_096).contains(&engine.max_batch), "1 to 4096"),
+            ("engine.max_wait_micros", engine.max_wait_micros <= 1_000_000, "0 to 1000000"),
+            ("engine.queue_rows", (1..=1_000_000).contains(&engine.queue_rows), "1 to 1000000"),
+            ("gateway.queue_rows_per_device", gateway.queue_rows_per_device > 0, "at least 1"),
+            ("gateway.queue_bytes", gateway.queue_bytes > 0, "at least 1"),
+            ("gateway.max_deadline_millis", (1..=3_600_000).contains(&gateway.max_deadline_millis), "1 to 3600000"),
+            ("gateway.dedup_age_secs", gateway.dedup_age_secs <= 86_400, "0 to 86400"),
+            ("gateway.drain_secs", gateway.drain_secs <= 3_600, "0 to 3600"),
+            ("link.keepalive_secs", (5..=65_535).contains(&link.keepalive_secs), "5 to 65535"),
+            ("link.reconnect_max_secs", (1..=86_400).contains(&link.reconnect_max_secs), "1 to 86400"),
+        ];
+        match checks.into_iter().find(|(_, holds, _)| !holds) {
+            Some((key, _, expected)) => Err(PlanError::Range { key, expected }),
+            None => Ok(()),
+        }
+    }
+
+    fn models_by_id(&self) -> Result<BTreeMap<ModelId, ModelConfig>, PlanError> {
+        if self.models.is_empty() {
+            return Err(PlanError::NoModels);
+        }
+        if self.models.len() > MAX_MODELS {
+            return Err(PlanError::TooManyModels { count: self.models.len(), limit: MAX_MODELS });
+        }
+        let mut models = BTreeMap::new();
+        for model in &self.models {
+            if models.insert(ModelId::from_name(&model.name), model.clone()).is_some() {
+                return Err(PlanError::ModelTwice { name: model.name.clone() });
+            }
+        }
+        Ok(models)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const EXAMPLE: &str = include_str!("../hedge-gateway.example.toml");
+
+    fn example() -> Config {
+        hedge_config::from_str(EXAMPLE, std::iter::empty()).unwrap()
+    }
+
+    fn planned(change: impl FnOnce(&mut Config)) -> Result<Plan, PlanError> {
+        let mut config = example();
+        change(&mut config);
+        config.plan()
+    }
+
+    #[test]
+    fn the_example_file_is_the_defaults_plus_what_is_required() {
+        let required = Config {
+            gateway: GatewayConfig { gateway_id: "gateway-1".into(), ..GatewayConfig::default() },
+            models: vec![ModelConfig { name: "digits".into(), path: "models/digits-cloud.onnx".into() }],
+            ..Config::default()
+        };
+        assert_eq!(example(), required);
+        assert!(required.plan().is_ok());
+    }
+
+    #[test]
+    fn the_example_file_shows_every_key() {
+        // Each section's keys, as serde knows them, from the error for a key that none has.
+        for section in ["gateway", "http", "link", "engine", "log"] {
+            let bad = format!("[{section}]\nzzz = 1\n");
+            let error = hedge_config::from_str::<Config>(&bad, std::iter::empty()).unwrap_err();
+            let hedge_config::ConfigError::UnknownKey { known, .. } = error else { panic!("{error}") };
+            for key in known {
+                let shown = EXAMPLE.lines().any(|line| line.trim_start_matches("# ").starts_with(&format!("{key} = ")));
+                assert!(shown, "{section}.{key} is not in the example");
+            }
+        }
+    }
+
+    #[test]
+    fn everything_is_on_loopback_by_default() {
+        let config = Config::default();
+        assert!(config.http.listen.ip().is_loopback());
+        assert!(config.link.url.contains("127.0.0.1"));
+    }
+
+    #[test]
+    fn what_is_required_is_asked_for() {
+        let error = planned(|config| config.gateway.gateway_id.clear()).unwrap_err();
+        assert!(matches!(error, PlanError::NoGatewayId), "{error}");
+        let error = planned(|config| config.models.clear()).unwrap_err();
+        assert!(matches!(error, PlanError::NoModels), "{error}");
+    }
+
+    #[test]
+    fn what_is_impossible_is_refused_with_its_key() {
+        let message = |change: fn(&mut Config)| planned(change).unwrap_err().to_string();
+        assert!(message(|config| config.gateway.tenant = "A/B".into()).starts_with("gateway.tenant: "));
+        assert!(message(|config| config.gateway.gateway_id = "+".into()).starts_with("gateway.gateway_id: "));
+        assert!(message(|config| config.engine.device = "tpu".into()).starts_with("engine.device: "));
+        assert_eq!(message(|config| config.engine.max_batch = 0), "engine.max_batch must be 1 to 4096");
+        assert_eq!(message(|config| config.link.keepalive_secs = 4), "link.keepalive_secs must be 5 to 65535");
+        assert!(message(|config| config.link.url = "127.0.0.1:1883".into()).starts_with("link.url `127.0.0.1:1883`"));
+        assert!(message(|config| config.log.level = "loud".into()).starts_with("log.level `loud`"));
+        assert!(
+            message(|config| config.models.push(config.models[0].clone())).contains("`digits` is configured twice")
+        );
+    }
+
+    #[test]
+    fn the_engine_never_gets_more_than_its_queue_takes() {
+        for (max_batch, queue_rows) in [(1, 1), (32, 8), (32, 1_024), (4_096, 1_000_000)] {
+            let plan = planned(|config| {
+                config.engine.max_batch = max_batch;
+                config.engine.queue_rows = queue_rows;
+            })
+            .unwrap();
+            assert_eq!(plan.batch.queue_rows, plan.limits.running_per_model);
+            assert!((1..=queue_rows).contains(&plan.batch.queue_rows));
+        }
+    }
+
+    #[test]
+    fn the_password_is_never_shown() {
+        let mut config = example();
+        config.link.password = Some(Secret::new("hunter2"));
+        assert!(!format!("{config:?} {:?}", config.plan()).contains("hunter2"));
+    }
+}
