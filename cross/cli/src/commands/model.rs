@@ -1,0 +1,70 @@
+//! `hedge model`: what a model needs, what it gives and how long it takes.
+
+mod bench;
+mod check;
+mod run;
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+use clap::Subcommand;
+use hedge_graph::Graph;
+
+/// `hedge model …`.
+#[derive(Subcommand)]
+pub(crate) enum Model {
+    /// Lists a model's inputs, outputs and operators, and every operator that is missing.
+    Check(check::Check),
+    /// Runs a model once on `.npy` files.
+    Run(run::Run),
+    /// Times a model.
+    Bench(bench::Bench),
+}
+
+pub(crate) fn run(model: Model) -> Result<()> {
+    match model {
+        Model::Check(check) => check::run(&check),
+        Model::Run(run) => run::run(&run),
+        Model::Bench(bench) => bench::run(&bench),
+    }
+}
+
+fn read_graph(path: &Path) -> Result<Graph> {
+    let bytes = std::fs::read(path).with_context(|| format!("{} cannot be read", path.display()))?;
+    Graph::read(bytes.into()).with_context(|| format!("{} is not a model that can be loaded", path.display()))
+}
+
+/// The executors that `--executor` names.
+#[derive(Clone, Copy, clap::ValueEnum, PartialEq, Eq)]
+enum ExecutorName {
+    /// Every operator on burn: flex on the CPU, wgpu on a GPU.
+    Burn,
+}
+
+/// Where a model runs.
+#[derive(clap::Args)]
+struct Placement {
+    /// auto (the fastest that agrees with the CPU), gpu or cpu.
+    #[arg(long, default_value = "auto")]
+    device: hedge_engine::DeviceChoice,
+    /// The executor.
+    #[arg(long, value_enum, default_value = "burn")]
+    executor: ExecutorName,
+}
+
+impl Placement {
+    fn load(&self, path: &Path) -> Result<hedge_engine::Model> {
+        let graph = read_graph(path)?;
+        let ExecutorName::Burn = self.executor;
+        hedge_engine::Model::load(&graph, self.device, None)
+            .with_context(|| format!("{} cannot be run", path.display()))
+    }
+}
+
+/// The model that a command is about.
+#[derive(clap::Args)]
+struct ModelPath {
+    /// The ONNX file.
+    #[arg(value_name = "M.onnx")]
+    path: PathBuf,
+}

@@ -1,0 +1,50 @@
+//! `hedge`: one tool for people. It parses, runs one command and turns its failure into a message, a hint and an exit code.
+
+mod commands;
+mod demo;
+mod failure;
+mod npy;
+mod output;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// Hybrid edge inference: answers on the device, asks the cloud only for what it must.
+#[derive(Parser)]
+#[command(name = "hedge", version, propagate_version = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Runs broker, gateway and agent in one process on real inputs, and says what came of each request.
+    Demo(demo::DemoArgs),
+    /// The bundled tasks.
+    #[command(subcommand)]
+    Zoo(commands::zoo::Zoo),
+    /// Checks, runs and times ONNX models.
+    #[command(subcommand)]
+    Model(commands::model::Model),
+    /// Lists the devices that the probe found, and why some are refused.
+    Devices(commands::devices::Devices),
+}
+
+fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => return failure::usage(&error),
+    };
+    let outcome = match cli.command {
+        Command::Demo(args) => commands::asynchronously(demo::run(args)),
+        Command::Zoo(zoo) => commands::quietly(|| commands::zoo::run(zoo)),
+        Command::Model(model) => commands::quietly(|| commands::model::run(model)),
+        Command::Devices(devices) => commands::quietly(|| commands::devices::run(&devices)),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => failure::report(&error),
+    }
+}

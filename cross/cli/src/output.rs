@@ -1,0 +1,35 @@
+//! What a command leaves behind: tables for people, JSON for programs.
+
+use std::io::Write;
+use std::path::Path;
+
+use anyhow::{Context, Result};
+use comfy_table::{ContentArrangement, Table, presets};
+
+/// Writes `value` to the file `target`, or to standard output where it is `-`.
+pub(crate) fn write_json(target: &str, value: &serde_json::Value) -> Result<()> {
+    let mut text = serde_json::to_string_pretty(value)?;
+    text.push('\n');
+    if target == "-" {
+        return Ok(std::io::stdout().lock().write_all(text.as_bytes())?);
+    }
+    std::fs::write(Path::new(target), text).with_context(|| format!("{target} cannot be written"))
+}
+
+/// A line for people; it goes to standard error where JSON goes to standard output, so that both can be read.
+pub(crate) fn say(json: Option<&str>, text: impl std::fmt::Display) {
+    // A closed pipe leaves nobody to tell.
+    let _ = if json == Some("-") {
+        writeln!(std::io::stderr().lock(), "{text}")
+    } else {
+        writeln!(std::io::stdout().lock(), "{text}")
+    };
+}
+
+/// An empty table in the house style.
+pub(crate) fn table(header: &[&str]) -> Table {
+    let mut table = Table::new();
+    table.load_style(presets::UTF8_HORIZONTAL_ONLY).set_content_arrangement(ContentArrangement::Disabled);
+    table.set_header(header.to_vec());
+    table
+}
