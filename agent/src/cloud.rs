@@ -291,4 +291,4 @@ fn note_name(model: &ModelId) -> String {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

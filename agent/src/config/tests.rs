@@ -57,7 +57,8 @@ fn the_example_names_every_key() {
 
 #[test]
 fn every_key_can_be_set_by_the_environment() {
-    let env = [("HEDGE_HTTP__LISTEN", "127.0.0.1:0"), ("HEDGE_LINK__PASSWORD", "hunter2"), ("HEDGE_ENGINE__MAX_BATCH", "8")];
+    let env =
+        [("HEDGE_HTTP__LISTEN", "127.0.0.1:0"), ("HEDGE_LINK__PASSWORD", "hunter2"), ("HEDGE_ENGINE__MAX_BATCH", "8")];
     let env = env.map(|(key, value)| (key.to_owned(), value.to_owned()));
     let config: Config = hedge_config::from_str("", env.into_iter()).expect("the variables name keys");
     assert_eq!(config.http.listen, "127.0.0.1:0");

@@ -83,7 +83,8 @@ fn a_wish_that_makes_no_sense_is_refused() {
 
 #[test]
 fn outputs_are_binary_where_they_or_the_request_say_so() {
-    let mut request = with("outputs", json!([{ "name": "a" }, { "name": "b", "parameters": { "binary_data": false } }]));
+    let mut request =
+        with("outputs", json!([{ "name": "a" }, { "name": "b", "parameters": { "binary_data": false } }]));
     request["parameters"] = json!({ "binary_data_output": true });
     let outputs = read(&request).unwrap().outputs.unwrap();
     let wish = |name: &str, binary| OutputWish { name: name.into(), binary };
@@ -125,7 +126,7 @@ fn inputs_that_are_not_what_they_say_are_refused() {
 fn a_size_that_is_only_declared_is_refused_before_anything_is_allocated() {
     let large = StatusCode::PAYLOAD_TOO_LARGE;
     refused(&with_input("shape", json!([1_000_000_000])), large, "more than 1048576 bytes");
-    refused(&with_input("shape", json!([1 << 40, 1 << 40])), StatusCode::BAD_REQUEST, "too many elements");
+    refused(&with_input("shape", json!([1_i64 << 40, 1_i64 << 40])), StatusCode::BAD_REQUEST, "too many elements");
     refused(&with_input("shape", json!([i64::MAX])), large, "more than 1048576 bytes");
 }
 
