@@ -30,6 +30,11 @@ impl Context {
         }
     }
 
+    /// Whether the device is a graphics adapter, where tensors without dimensions do not exist (cubecl subtracts 1 from
+    /// the rank): scalars stay on the host until they are given dimensions.
+    pub(crate) fn is_gpu(&self) -> bool {
+        !is_cpu(&self.device)
+    }
 }
 
 fn is_cpu(device: &DispatchDevice) -> bool {

@@ -110,8 +110,11 @@ impl Value {
         }
     }
 
-    /// The value on the device, whatever its type.
+    /// The value on the device, whatever its type; scalars stay on the host (see [`Context::is_gpu`]).
     pub(crate) fn to_device(self, context: &Context) -> Result<Value, OpError> {
+        if self.rank() == 0 {
+            return Ok(self);
+        }
         let dtype = self.dtype;
         let tensor = match dtype {
             DType::Bool => self.into_bool(context)?,

@@ -84,11 +84,10 @@ impl Inputs {
         self.0.iter_mut().filter_map(Option::take).collect()
     }
 
-    /// Whether all inputs are integers or booleans on the host with at most `elements` each.
+    /// Whether all inputs are on the host and either scalars or integers and booleans with at most `elements` each.
     pub(crate) fn fit_the_host(&self, elements: usize) -> bool {
-        let fits = |value: &Value| {
-            value.is_host() && !value.is_float() && value.shape().iter().product::<usize>() <= elements
-        };
+        let small = |value: &Value| !value.is_float() && value.shape().iter().product::<usize>() <= elements;
+        let fits = |value: &Value| value.is_host() && (value.rank() == 0 || small(value));
         self.0.iter().flatten().count() > 0 && self.0.iter().flatten().all(fits)
     }
 }
@@ -146,6 +145,10 @@ fn reshaped(value: Value, shape: &[usize], context: &Context) -> Result<Value, O
     if from == shape {
         return Ok(value);
     }
+    if value.is_host() || (shape.is_empty() && context.is_gpu()) {
+        let tensor = value.into_host().map_err(OpError::new)?;
+        return Ok(Value::host(tensor.reshaped(shape.to_vec())?));
+    }
     let shape = burn_backend::Shape::from(shape.to_vec());
     by_kind!(
         value,
@@ -187,4 +190,30 @@ fn with_rank(value: Value, rank: usize, context: &Context) -> Result<Value, OpEr
 fn aligned(a: Value, b: Value, context: &Context) -> Result<(Value, Value), OpError> {
     let rank = broadcast_shape(&a.shape(), &b.shape())?.len();
     Ok((with_rank(a, rank, context)?, with_rank(b, rank, context)?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn shapes_broadcast_by_numpys_rule() {
+        assert_eq!(broadcast_shape(&[2, 1, 3], &[4, 1]).unwrap(), [2, 4, 3]);
+        assert_eq!(broadcast_shape(&[], &[5]).unwrap(), [5]);
+        assert!(broadcast_shape(&[2], &[3]).is_err());
+    }
+
+    #[test]
+    fn an_axis_outside_the_tensor_is_refused() {
+        assert_eq!(axis_of(-1, 3).unwrap(), 2);
+        assert!(axis_of(3, 3).is_err());
+        assert!(axis_of(-4, 3).is_err());
+    }
+
+    #[test]
+    fn operators_of_other_domains_are_not_taken_for_onnx_ones() {
+        assert!(builder("", "Add").is_some());
+        assert!(builder("ai.onnx", "Add").is_some());
+        assert!(builder("com.microsoft", "Add").is_none());
+    }
 }
