@@ -165,7 +165,99 @@ fn target<'a>(recipe: &Recipe, batch: &'a Batch, soft: Option<&'a Tensor>) -> Ta
 
 #[cfg(test)]
 mod tests {
+    use hedge_engine::DeviceChoice;
+    use hedge_graph::{Dim, GraphBuilder};
+    use hedge_tensor::DType;
+
     use super::*;
+    use crate::Predictions;
+    use crate::init::Initializer;
+
+    /// Two inputs, two classes, a hidden layer.
+    fn network(seed: u64) -> Graph {
+        let mut weights = Initializer::new(seed);
+        let mut b = GraphBuilder::new("two classes");
+        let x = b.input("x", DType::F32, &[Dim::named("N"), Dim::Known(2)]);
+        let hidden = b.init("hidden", weights.kaiming(&[8, 2]).unwrap());
+        let bias = b.init("bias", Tensor::zeros(DType::F32, vec![8]).unwrap());
+        let out = b.init("out", weights.kaiming(&[2, 8]).unwrap());
+        let h = b.op("Gemm", &[&x, &hidden, &bias], &[("transB", 1.into())]);
+        let h = b.op("Relu", &[&h], &[]);
+        b.op_as("y", "Gemm", &[&h, &out], &[("transB", 1.into())]);
+        b.output("y", DType::F32, &[Dim::named("N"), Dim::Known(2)]);
+        b.finish().unwrap()
+    }
+
+    fn trainable() -> Vec<String> {
+        ["hidden", "bias", "out"].map(str::to_owned).to_vec()
+    }
+
+    /// The exclusive or: no model without a hidden layer gets it right.
+    fn exclusive_or() -> Batch {
+        let x = Tensor::from_slice(&[4, 2], &[0f32, 0., 0., 1., 1., 0., 1., 1.]).unwrap();
+        Batch { inputs: vec![NamedTensor::new("x", x)], labels: vec![0, 1, 1, 0] }
+    }
+
+    fn recipe(steps: usize, distillation: Option<Distillation>) -> Recipe {
+        Recipe { steps, peak_rate: 0.05, warm_up: 5, weight_decay: 0.0, distillation }
+    }
+
+    fn accuracy(graph: &Graph) -> f64 {
+        let batch = exclusive_or();
+        let mut model = Model::load(graph, DeviceChoice::Cpu, None).unwrap();
+        let rows = batch.inputs[0].tensor.rows().unwrap();
+        Predictions::of(&mut model, "x", &rows, "y", 3).unwrap().accuracy(&batch.labels).unwrap()
+    }
+
+    #[test]
+    fn a_model_learns_and_another_learns_from_it() {
+        let mut losses = Vec::new();
+        let mut watch = |now: Progress<'_>| losses.push(now.loss);
+        let data = || std::iter::repeat_with(exclusive_or);
+        let first = fit("first", &network(3), &trainable(), &recipe(200, None), data(), None, &mut watch).unwrap();
+        assert!(losses.len() == 200 && losses[199] < 0.1 * losses[0], "{:?} -> {:?}", losses[0], losses[199]);
+        assert_eq!(accuracy(&first), 1.0);
+
+        // All of the second one's knowledge comes from the first: the labels have no weight.
+        let all_soft = Some(Distillation { temperature: 2.0, soft_weight: 1.0 });
+        let mut model = Model::load(&first, DeviceChoice::Cpu, None).unwrap();
+        let teacher = Some(Teacher { model: &mut model, output: "y" });
+        let wrong = || Batch { labels: vec![1, 0, 0, 1], ..exclusive_or() };
+        let data = std::iter::repeat_with(wrong);
+        let second =
+            fit("second", &network(5), &trainable(), &recipe(200, all_soft), data, teacher, &mut |_| ()).unwrap();
+        assert_eq!(accuracy(&second), 1.0);
+    }
+
+    #[test]
+    fn training_twice_gives_the_same_weights() {
+        let train = || {
+            let data = std::iter::repeat_with(exclusive_or);
+            fit("model", &network(3), &trainable(), &recipe(20, None), data, None, &mut |_| ()).unwrap()
+        };
+        assert_eq!(train().write(), train().write());
+    }
+
+    #[test]
+    fn data_that_ends_early_and_a_missing_teacher_are_named() {
+        let data = std::iter::repeat_with(exclusive_or).take(3);
+        let error = fit("short", &network(3), &trainable(), &recipe(5, None), data, None, &mut |_| ()).unwrap_err();
+        assert_eq!(error.to_string(), "short: the data ended after 3 of 5 batches");
+
+        let distilling = recipe(5, Some(Distillation { temperature: 2.0, soft_weight: 0.5 }));
+        let data = std::iter::repeat_with(exclusive_or);
+        let error = fit("pupil", &network(3), &trainable(), &distilling, data, None, &mut |_| ()).unwrap_err();
+        assert!(matches!(error, FitError::Teacher { stage } if stage == "pupil"));
+    }
+
+    #[test]
+    fn a_loss_that_is_no_number_stops_the_training() {
+        let mut broken = network(3);
+        broken.initializers.insert("out".into(), Tensor::from_slice(&[2, 8], &[f32::NAN; 16]).unwrap());
+        let data = std::iter::repeat_with(exclusive_or);
+        let error = fit("wild", &broken, &trainable(), &recipe(5, None), data, None, &mut |_| ()).unwrap_err();
+        assert!(matches!(error, FitError::Diverged { .. }), "{error}");
+    }
 
     #[test]
     fn the_rate_rises_to_its_peak_and_falls_to_nothing() {

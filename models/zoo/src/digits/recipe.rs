@@ -21,9 +21,9 @@ pub const NAME: &str = "digits";
 /// The share of wrong local answers that the threshold is chosen for.
 pub const TARGET_DISAGREEMENT: f64 = 0.005;
 /// Samples of the tune split.
-pub const TUNE_SAMPLES: usize = 4000;
+pub const TUNE_SAMPLES: usize = 20_000;
 /// Samples of the test split.
-pub const TEST_SAMPLES: usize = 4000;
+pub const TEST_SAMPLES: usize = 10_000;
 
 const EDGE_FILE: &str = "edge.onnx";
 const CLOUD_FILE: &str = "cloud.onnx";
