@@ -200,18 +200,24 @@ pub(crate) async fn what_was_not_acknowledged_comes_again_and_what_was_does_not(
     let id = handle.publish(Outgoing::new("hedge/1/acme/m/camera", "")).unwrap();
     events.outcome(id).await;
 
-    proxy.set(Mode::Cut);
-    events.down().await;
-    proxy.set(Mode::Pass);
-    let again = loop {
-        if let LinkEvent::Message(message) = events.event().await {
-            break message;
+    // A receipt of the old connection must not acknowledge a packet of the new one: it comes a third time.
+    for _ in 0..2 {
+        proxy.set(Mode::Cut);
+        events.down().await;
+        proxy.set(Mode::Pass);
+        let again = loop {
+            if let LinkEvent::Message(message) = events.event().await {
+                break message;
+            }
+        };
+        assert_eq!(again.payload, "second");
+        if !handle.is_up() {
+            events.up().await;
         }
-    };
-    assert_eq!(again.payload, "second");
-    // A receipt of the old connection must not acknowledge a packet of the new one.
-    handle.ack(&second);
-    handle.ack(&again);
+        handle.ack(&second);
+        let id = handle.publish(Outgoing::new("hedge/1/acme/m/camera", "")).unwrap();
+        events.outcome(id).await;
+    }
 }
 
 /// rumqttc alone would send them after the reconnect, when their deadlines are over.

@@ -103,6 +103,20 @@ async fn up_waits_for_the_subscriptions_and_nothing_is_taken_before() {
 }
 
 #[tokio::test]
+async fn up_waits_for_the_last_of_several_subscribes() {
+    let filters = ["1", "2", "3", "4", "5", "6", "7", "8", "9"];
+    let (script, handle, mut events) = Script::start(|config| config.subscribed(&filters)).await;
+    let mut peer = script.accept().await;
+    peer.write(&connack(&[])).await;
+    let ((_, _, first), (_, _, second)) = (peer.read().await, peer.read().await);
+    peer.write(&[0x90, 11, first[0], first[1], 0, 1, 1, 1, 1, 1, 1, 1, 1]).await;
+    events.silent_for(Duration::from_millis(100)).await;
+    assert!(!handle.is_up());
+    peer.write(&[0x90, 4, second[0], second[1], 0, 1]).await;
+    events.up().await;
+}
+
+#[tokio::test]
 async fn a_refused_subscription_ends_the_connection_and_is_named() {
     let (script, _handle, mut events) = Script::start(|config| config.subscribed(&["a/b", "c/d"])).await;
     let mut peer = script.accept().await;
