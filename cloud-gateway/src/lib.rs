@@ -145,7 +145,8 @@ impl Gateway {
     ///
     /// The fault.
     pub async fn ended(&mut self) -> Result<(), ServiceError> {
-        (&mut self.service).await.unwrap_or(Err(ServiceError::LinkEnded))
+        let crashed = |error: JoinError| Err(ServiceError::Crashed { reason: error.to_string() });
+        (&mut self.service).await.unwrap_or_else(crashed)
     }
 
     /// Answers what it has admitted (as long as `gateway.drain_secs`), says farewell to the broker, and ends.

@@ -8,7 +8,7 @@ use std::{
 
 use clap::Parser;
 use hedge_config::{EXIT_USAGE, Failure};
-use hedge_gateway::{Config, Gateway, StartError};
+use hedge_gateway::{Config, Gateway, ModelError, StartError};
 
 /// Answers devices' queries over MQTT with larger models.
 #[derive(Debug, Parser)]
@@ -87,6 +87,7 @@ fn start_failure(error: &StartError) -> Failure {
     let failure = if error.is_configuration() { Failure::usage(error) } else { Failure::failed(error) };
     match error {
         StartError::Listen { .. } => failure.with_hint("choose another http.listen; port 0 takes a free one"),
+        StartError::Model(ModelError::Unreadable { .. }) => failure.with_hint("set `path` of the [[models]] section"),
         StartError::Model(_) => failure.with_hint("`hedge model check FILE` says what a model needs"),
         _ => failure,
     }

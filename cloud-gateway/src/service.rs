@@ -34,6 +34,9 @@ const TICK: Duration = Duration::from_millis(100);
 /// How long the refusal of a body that cannot be read is worth delivering.
 const REFUSAL_EXPIRY: Duration = Duration::from_secs(5);
 
+/// What a broker's whole seconds may hide: it may round what is left of a message's expiry down.
+const EXPIRY_ROUNDING: Duration = Duration::from_secs(1);
+
 /// Why a service ended by itself.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ServiceError {
@@ -46,6 +49,12 @@ pub enum ServiceError {
     /// The link has ended, which only a fault in it does.
     #[error("the link to the broker ended by itself")]
     LinkEnded,
+    /// The service's task panicked, which is a fault in it.
+    #[error("a fault in the gateway: {reason}")]
+    Crashed {
+        /// What the panic said.
+        reason: String,
+    },
 }
 
 /// What a service serves, and as whom.
@@ -173,7 +182,10 @@ impl<L: Link> Service<L> {
             Err(error) => return self.drop_message(message, &error, now),
         };
         match Query::decode_shared(&message.payload) {
-            Ok(query) => self.drive(Event::Arrived { device, model, query }, Some(message), now),
+            Ok(mut query) => {
+                query.deadline_ms = query.deadline_ms.min(left(message));
+                self.drive(Event::Arrived { device, model, query }, Some(message), now);
+            }
             Err(error) => {
                 self.refuse_unreadable(message, device, &error, now);
                 self.drop_message(message, &error, now);
@@ -311,6 +323,12 @@ impl<L: Link> Service<L> {
             Err(error) => self.journal.not_published(key, error, now),
         }
     }
+}
+
+/// What the broker left of a message's time, in milliseconds: the body's deadline does not know how long it lay there.
+fn left(message: &Incoming) -> u32 {
+    let expiry = message.expiry.map(|expiry| expiry.saturating_add(EXPIRY_ROUNDING).as_millis());
+    expiry.and_then(|millis| u32::try_from(millis).ok()).unwrap_or(u32::MAX)
 }
 
 fn micros(duration: Duration) -> u32 {

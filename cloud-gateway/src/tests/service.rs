@@ -146,6 +146,17 @@ async fn a_query_is_answered_to_the_device_of_its_topic_whatever_response_topic_
 }
 
 #[tokio::test]
+async fn the_time_that_a_query_lay_at_the_broker_counts() {
+    let mut bench = bench();
+    let mut message = ask("d1", 1);
+    message.expiry = Some(Duration::from_secs(2));
+    bench.deliver(message);
+    bench.finish(1).await;
+    let expiry = bench.published()[0].expiry.unwrap();
+    assert!(expiry > Duration::from_secs(2) && expiry <= Duration::from_secs(3), "{expiry:?}");
+}
+
+#[tokio::test]
 async fn a_query_that_comes_again_is_answered_from_memory_and_counted_once() {
     let mut bench = bench();
     bench.deliver(ask("d1", 1));
