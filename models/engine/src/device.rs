@@ -178,8 +178,7 @@ pub fn set_threads(threads: usize) -> bool {
 
 fn graphics_devices() -> Vec<Device> {
     let backends = wgpu::Backends::VULKAN | wgpu::Backends::METAL | wgpu::Backends::DX12;
-    let descriptor =
-        wgpu::InstanceDescriptor { backends, ..wgpu::InstanceDescriptor::new_without_display_handle() };
+    let descriptor = wgpu::InstanceDescriptor { backends, ..wgpu::InstanceDescriptor::new_without_display_handle() };
     let instance = wgpu::Instance::new(descriptor);
     let mut seen: HashMap<&'static str, usize> = HashMap::new();
     read_sync(instance.enumerate_adapters(backends)).iter().map(|adapter| describe(adapter, &mut seen)).collect()
@@ -193,9 +192,8 @@ fn describe(adapter: &wgpu::Adapter, seen: &mut HashMap<&'static str, usize>) ->
     let index = *count;
     *count += 1;
     let software = info.device_type == wgpu::DeviceType::Cpu;
-    let why = software.then(|| {
-        "emulated on the CPU, slower than the CPU executor; `--device gpu` uses it all the same".to_owned()
-    });
+    let why = software
+        .then(|| "emulated on the CPU, slower than the CPU executor; `--device gpu` uses it all the same".to_owned());
     let api = api_name(info.backend);
     Device {
         info: DeviceInfo {

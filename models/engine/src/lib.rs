@@ -14,6 +14,8 @@ mod executor;
 mod golden;
 mod model;
 mod signature;
+#[cfg(test)]
+mod tests;
 pub mod train;
 pub mod worker;
 

@@ -9,7 +9,8 @@ use thiserror::Error;
 use crate::burn::BurnExecutor;
 use crate::golden::TOLERANCE;
 use crate::{
-    Agreement, Device, DeviceChoice, DeviceKind, Executor, Golden, GoldenError, PrepareError, RunError, Runnable, Signature,
+    Agreement, Device, DeviceChoice, DeviceKind, Executor, Golden, GoldenError, PrepareError, RunError, Runnable,
+    Signature,
 };
 
 /// How often a candidate is timed; the median counts. The first run, which compiles shaders, does not.

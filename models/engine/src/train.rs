@@ -118,9 +118,8 @@ impl Trainer {
     pub fn step(&mut self, inputs: &[NamedTensor], target: &Target<'_>, lr: f64) -> Result<f32, TrainError> {
         let inputs = self.signature.arrange(inputs.to_vec())?;
         let step = || self.unguarded_step(inputs, target, lr);
-        catch_unwind(AssertUnwindSafe(step)).unwrap_or_else(|panic| {
-            Err(TrainError::Run(RunError::Device { why: panic_message(panic.as_ref()) }))
-        })
+        catch_unwind(AssertUnwindSafe(step))
+            .unwrap_or_else(|panic| Err(TrainError::Run(RunError::Device { why: panic_message(panic.as_ref()) })))
     }
 
     /// The graph with the parameters as they are now.

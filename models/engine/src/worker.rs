@@ -112,10 +112,7 @@ impl Worker {
     }
 
     /// Queues one sample, which must fit the signature and be in its order ([`Signature::split`] gives such). Never blocks.
-    pub fn submit(
-        &self,
-        row: Vec<NamedTensor>,
-    ) -> Result<oneshot::Receiver<Result<RowOutput, RunError>>, SubmitError> {
+    pub fn submit(&self, row: Vec<NamedTensor>) -> Result<oneshot::Receiver<Result<RowOutput, RunError>>, SubmitError> {
         let (reply, answer) = oneshot::channel();
         self.shared.waiting.fetch_add(1, Ordering::Relaxed);
         let sent = self.jobs.try_send(Job { row, submitted: Instant::now(), reply });
@@ -195,7 +192,10 @@ impl Run {
                     batch.iter().filter_map(|job| job.row.get(column)).map(|input| input.tensor.clone()).collect();
                 if parts.len() != batch.len() {
                     let takes = inputs[column].shape_text();
-                    return Err(RunError::Input(crate::InputError::Missing { name: inputs[column].name.clone(), takes }));
+                    return Err(RunError::Input(crate::InputError::Missing {
+                        name: inputs[column].name.clone(),
+                        takes,
+                    }));
                 }
                 if let [only] = parts.as_slice() {
                     return Ok(only.clone());

@@ -112,7 +112,8 @@ impl Program {
         let builder = ops::builder(&node.domain, &node.op).ok_or_else(|| fail("it is not supported".to_owned()))?;
         let run = builder(node, opset).map_err(|error| fail(error.to_string()))?;
         let slot = |names: &mut Names, name: &String| (!name.is_empty()).then(|| names.slot(name));
-        let inputs = node.inputs.iter().map(|name| slot(names, name).map(|slot| Source { slot, last: false })).collect();
+        let inputs =
+            node.inputs.iter().map(|name| slot(names, name).map(|slot| Source { slot, last: false })).collect();
         let outputs = node.outputs.iter().map(|name| slot(names, name)).collect();
         let step = Step { node: node_name(node), op: node.op.clone(), run, inputs, outputs };
         self.slots.resize(names.count(), None);

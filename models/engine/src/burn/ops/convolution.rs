@@ -38,7 +38,9 @@ fn convolve(
     let (input, kernel) = (x.shape(), weight.shape());
     let spatial = spatial_of(&input)?;
     if kernel.len() != input.len() || input[1] != kernel[1] * groups || kernel[0] % groups != 0 {
-        return Err(OpError::new(format!("an input of shape {input:?} does not fit weights {kernel:?} in {groups} groups")));
+        return Err(OpError::new(format!(
+            "an input of shape {input:?} does not fit weights {kernel:?} in {groups} groups"
+        )));
     }
     if let Some(shape) = bias.as_ref().map(Value::shape).filter(|shape| *shape != [kernel[0]]) {
         return Err(OpError::new(format!("its bias has shape {shape:?}, but there are {} output channels", kernel[0])));

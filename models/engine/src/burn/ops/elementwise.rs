@@ -57,11 +57,8 @@ fn power(base: Value, exponent: Value, context: &Context) -> Result<Value, OpErr
         return Err(OpError::new(format!("a float base is needed, but it is {}", base.dtype())));
     }
     if exponent.shape().iter().product::<usize>() == 1 {
-        let value = if exponent.is_float() {
-            f64::from(exponent.to_floats()?[0])
-        } else {
-            exponent.to_ints()?[0] as f64
-        };
+        let value =
+            if exponent.is_float() { f64::from(exponent.to_floats()?[0]) } else { exponent.to_ints()?[0] as f64 };
         return Ok(Value::float(B::float_powf_scalar(base.into_float(context)?, Scalar::Float(value))));
     }
     let (base, exponent) = aligned(base, exponent, context)?;

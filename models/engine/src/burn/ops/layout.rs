@@ -5,7 +5,9 @@ use burn_backend::{Shape, Slice};
 use hedge_graph::Node;
 use hedge_tensor::DType;
 
-use super::{BoxOp, Builder, OpError, Inputs, axis_of, broadcast_shape, by_kind, many, one, reshaped, size_of, with_rank};
+use super::{
+    BoxOp, Builder, Inputs, OpError, axis_of, broadcast_shape, by_kind, many, one, reshaped, size_of, with_rank,
+};
 use crate::burn::{B, Context, Value};
 
 pub(super) fn builder(op: &str) -> Option<Builder> {
@@ -122,7 +124,8 @@ fn squeeze(node: &Node, _: i64) -> Result<BoxOp, OpError> {
         if let Some(&axis) = removed.iter().find(|&&axis| shape[axis] != 1) {
             return Err(OpError::new(format!("dimension {axis} of {shape:?} is not 1 and cannot be squeezed")));
         }
-        let kept: Vec<usize> = (0..shape.len()).filter(|axis| !removed.contains(axis)).map(|axis| shape[axis]).collect();
+        let kept: Vec<usize> =
+            (0..shape.len()).filter(|axis| !removed.contains(axis)).map(|axis| shape[axis]).collect();
         reshaped(x, &kept, context)
     })
 }
@@ -152,7 +155,10 @@ fn concat(node: &Node, _: i64) -> Result<BoxOp, OpError> {
             let other = value.shape();
             let fits = other.len() == shape.len() && (0..shape.len()).all(|i| i == axis || other[i] == shape[i]);
             if !fits || value.dtype() != dtype {
-                return Err(OpError::new(format!("{dtype} {shape:?} and {} {other:?} do not concatenate", value.dtype())));
+                return Err(OpError::new(format!(
+                    "{dtype} {shape:?} and {} {other:?} do not concatenate",
+                    value.dtype()
+                )));
             }
         }
         // Burn's kernels do not all take empty tensors; they add nothing.
@@ -341,7 +347,11 @@ fn pad(node: &Node, opset: i64) -> Result<BoxOp, OpError> {
             None => (0..rank).collect(),
         };
         if pads.len() != 2 * axes.len() {
-            return Err(OpError::new(format!("{} pads for {} dimensions; two for each are needed", pads.len(), axes.len())));
+            return Err(OpError::new(format!(
+                "{} pads for {} dimensions; two for each are needed",
+                pads.len(),
+                axes.len()
+            )));
         }
         let mut padding = vec![(0, 0); rank];
         for (index, &axis) in axes.iter().enumerate() {

@@ -162,9 +162,8 @@ fn reshaped(value: Value, shape: &[usize], context: &Context) -> Result<Value, O
 /// The shape that `a` and `b` broadcast to (ONNX "Broadcasting": numpy's rule).
 fn broadcast_shape(a: &[usize], b: &[usize]) -> Result<Vec<usize>, OpError> {
     let rank = a.len().max(b.len());
-    let at = |shape: &[usize], index: usize| {
-        (index + shape.len()).checked_sub(rank).map_or(1, |position| shape[position])
-    };
+    let at =
+        |shape: &[usize], index: usize| (index + shape.len()).checked_sub(rank).map_or(1, |position| shape[position]);
     (0..rank)
         .map(|index| match (at(a, index), at(b, index)) {
             (x, y) if x == y => Ok(x),

@@ -1,7 +1,7 @@
 //! Reductions along dimensions.
 
-use burn_backend::{IntDType, Scalar};
 use burn_backend::ops::{FloatTensorOps, IntTensorOps};
+use burn_backend::{IntDType, Scalar};
 use hedge_graph::Node;
 use hedge_tensor::DType;
 
@@ -20,7 +20,9 @@ pub(super) fn builder(op: &str) -> Option<Builder> {
         "ReduceL2" => |node, opset| {
             reduction(node, opset >= 18, |x, axis| B::float_sqrt(B::float_sum_dim(squared(x), axis)), None)
         },
-        "ReduceSumSquare" => |node, opset| reduction(node, opset >= 18, |x, axis| B::float_sum_dim(squared(x), axis), None),
+        "ReduceSumSquare" => {
+            |node, opset| reduction(node, opset >= 18, |x, axis| B::float_sum_dim(squared(x), axis), None)
+        }
         _ => return None,
     })
 }
@@ -39,7 +41,8 @@ fn reduction(node: &Node, axes_as_input: bool, float: Along, int: Option<Along>)
     let noop = node.int("noop_with_empty_axes", 0) != 0;
     one(move |context, mut inputs| {
         let x = inputs.take(0)?;
-        let given = if axes_as_input { inputs.optional(1).map(|axes| axes.to_ints()).transpose()? } else { axes.clone() };
+        let given =
+            if axes_as_input { inputs.optional(1).map(|axes| axes.to_ints()).transpose()? } else { axes.clone() };
         let shape = x.shape();
         let axes = match given.filter(|axes| !axes.is_empty()) {
             Some(axes) => axes.iter().map(|&axis| axis_of(axis, shape.len())).collect::<Result<Vec<_>, _>>()?,

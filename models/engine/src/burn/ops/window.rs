@@ -40,7 +40,11 @@ impl WindowSpec {
             "SAME_UPPER" => Padding::SameUpper,
             "SAME_LOWER" => Padding::SameLower,
             "VALID" => Padding::Valid,
-            other => return Err(OpError::new(format!("auto_pad {other:?} is none of NOTSET, SAME_UPPER, SAME_LOWER, VALID"))),
+            other => {
+                return Err(OpError::new(format!(
+                    "auto_pad {other:?} is none of NOTSET, SAME_UPPER, SAME_LOWER, VALID"
+                )));
+            }
         };
         let ints = |name: &str| node.ints(name).map(<[i64]>::to_vec);
         Ok(WindowSpec { kernel: ints("kernel_shape"), strides: ints("strides"), dilations: ints("dilations"), padding })
@@ -128,7 +132,9 @@ impl Window {
 pub(super) fn spatial_of(shape: &[usize]) -> Result<&[usize], OpError> {
     match shape.len() {
         3..=5 => Ok(&shape[2..]),
-        rank => Err(OpError::new(format!("its input has {rank} dimensions, but must have a batch, channels and 1 to 3 spatial ones"))),
+        rank => Err(OpError::new(format!(
+            "its input has {rank} dimensions, but must have a batch, channels and 1 to 3 spatial ones"
+        ))),
     }
 }
 

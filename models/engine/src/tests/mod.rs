@@ -1,0 +1,58 @@
+//! What the engine promises, on graphs built here: one module a promise.
+
+mod operators;
+mod serving;
+mod training;
+
+use hedge_graph::{Attribute, Dim, Graph, GraphBuilder};
+use hedge_tensor::{DType, NamedTensor, Tensor};
+
+use crate::{DeviceChoice, Model, RunError};
+
+/// A graph with the float inputs `x0`, `x1`, … of any shape, one operator, and its output `y`.
+fn one_operator(op: &str, inputs: usize, constants: &[Tensor], attributes: &[(&str, Attribute)]) -> Graph {
+    let mut builder = GraphBuilder::new(op);
+    let mut names: Vec<String> = (0..inputs).map(|index| format!("x{index}")).collect();
+    for (index, constant) in constants.iter().enumerate() {
+        names.push(builder.init(&format!("c{index}"), constant.clone()));
+    }
+    let arguments: Vec<&str> = names.iter().map(String::as_str).collect();
+    builder.op_as("y", op, &arguments, attributes);
+    for name in &names[..inputs] {
+        builder.input(name, DType::F32, &[Dim::Unknown, Dim::Unknown]);
+    }
+    builder.output("y", DType::F32, &[Dim::Unknown, Dim::Unknown]);
+    builder.finish().expect("the graph is well formed")
+}
+
+fn floats(shape: &[usize], values: &[f32]) -> Tensor {
+    Tensor::from_slice(shape, values).unwrap()
+}
+
+/// Runs `graph` on the CPU, without the check of shapes against the signature: the operators must hold by themselves.
+fn run(graph: &Graph, inputs: &[Tensor]) -> Result<Tensor, RunError> {
+    use crate::{Device, Executor, burn::BurnExecutor};
+    let mut runnable = BurnExecutor.prepare(graph, &Device::cpu()).expect("the graph can be prepared");
+    runnable.run(inputs).map(|mut outputs| outputs.remove(0))
+}
+
+/// `y = x * 2 + b` over rows of two numbers.
+fn affine() -> Graph {
+    let mut builder = GraphBuilder::new("affine");
+    let rows = [Dim::named("N"), Dim::Known(2)];
+    let x = builder.input("x", DType::F32, &rows);
+    let two = builder.init("two", Tensor::scalar(2f32));
+    let bias = builder.init("b", floats(&[2], &[10., 20.]));
+    let product = builder.op("Mul", &[&x, &two], &[]);
+    builder.op_as("y", "Add", &[&product, &bias], &[]);
+    builder.output("y", DType::F32, &rows);
+    builder.finish().expect("the graph is well formed")
+}
+
+fn model(graph: &Graph) -> Model {
+    Model::load(graph, DeviceChoice::Cpu, None).expect("the model loads")
+}
+
+fn named(name: &str, tensor: Tensor) -> Vec<NamedTensor> {
+    vec![NamedTensor::new(name, tensor)]
+}
