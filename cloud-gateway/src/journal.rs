@@ -16,7 +16,7 @@ use hedge_telemetry::{
     Throttle,
     metrics::{Counter, Counters, Gauge, Gauges, Histogram, Histograms, ROWS, Registry, SECONDS},
 };
-use hedge_wire::{GatewayId, ModelId, Refusal};
+use hedge_wire::{ModelId, Refusal};
 
 use crate::models::Served;
 
@@ -141,17 +141,17 @@ impl Journal {
         tracing::info!(%model, %digest, device, executor = served.worker.executor(), ?took, "model loaded");
     }
 
-    pub(crate) fn link_up(&self, gateway: &GatewayId, limits: &BrokerLimits) {
+    /// The link writes the line itself.
+    pub(crate) fn link_up(&self, limits: &BrokerLimits) {
         self.link_up.set_flag(true);
-        tracing::info!(%gateway, max_packet_bytes = limits.max_packet_bytes, "link up");
         if !limits.shared_subscriptions {
             tracing::warn!("the broker has no shared subscriptions: every gateway answers every query");
         }
     }
 
-    pub(crate) fn link_down(&self, reason: &str) {
+    /// The link writes the line itself.
+    pub(crate) fn link_down(&self) {
         self.link_up.set_flag(false);
-        tracing::warn!(reason, "link down; reconnecting");
     }
 
     pub(crate) fn received(&self, bytes: usize) {

@@ -158,13 +158,13 @@ impl<L: Link> Service<L> {
         match event {
             LinkEvent::Up { limits } => {
                 self.health.link_up();
-                self.journal.link_up(&self.identity.gateway, &limits);
+                self.journal.link_up(&limits);
             }
             LinkEvent::Down { reason } => {
                 // What was under way may be lost; the devices ask again and get the remembered replies.
                 self.unconfirmed.clear();
                 self.health.link_down(&reason);
-                self.journal.link_down(&reason);
+                self.journal.link_down();
             }
             LinkEvent::Message(message) => self.on_message(&message, now),
             LinkEvent::Published { id, outcome } => {

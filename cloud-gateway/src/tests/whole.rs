@@ -12,7 +12,7 @@ use tokio::{
 };
 
 use super::{query, tensor, write_model};
-use crate::{Config, ModelConfig, ModelError, StartError, start};
+use crate::{Config, ModelConfig, ModelError, ServiceError, StartError, start};
 
 /// Far beyond what anything here takes: a test that reaches it has failed.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -129,6 +129,20 @@ async fn without_a_broker_a_gateway_runs_and_says_that_it_is_unwell() {
     assert!(health.starts_with("HTTP/1.1 503"), "{health}");
     assert!(health.contains("\"reasons\":[\"the link is down: "), "{health}");
     timeout(PATIENCE, gateway.shutdown()).await.expect("an idle gateway stops");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_gateway_whose_link_ends_by_itself_ends_and_says_why() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let path = folder.path().join("relu.onnx");
+    write_model(&path);
+    let broker = Broker::start(BrokerConfig::default()).await.expect("the broker starts");
+    let mut gateway = start(config(&broker.url(), &path)).await.expect("the gateway starts");
+    gateway.link.clone().close().await;
+    let ended = timeout(PATIENCE, gateway.ended()).await.expect("the gateway ends");
+    assert_eq!(ended, Err(ServiceError::LinkEnded));
+    timeout(PATIENCE, gateway.shutdown()).await.expect("nothing is left to stop");
+    broker.stop().await;
 }
 
 #[tokio::test]
