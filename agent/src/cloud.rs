@@ -143,7 +143,6 @@ impl Cloud {
     pub(crate) fn on_link_event(&self, event: LinkEvent) -> Option<Instant> {
         match event {
             LinkEvent::Up { limits } => {
-                tracing::info!(session_present = limits.session_present, "link up");
                 self.view_mut(|view| view.set_link(true));
                 self.metrics.link_up.set_flag(true);
                 return limits.retain.then(|| Instant::now() + SETTLE_AFTER);
@@ -166,7 +165,7 @@ impl Cloud {
     }
 
     fn on_down(&self, reason: &str) {
-        tracing::warn!(reason, "link down; answering locally until it is back");
+        tracing::debug!(reason, "answering locally until the link is back");
         self.view_mut(|view| view.set_link(false));
         self.metrics.link_up.set_flag(false);
         let waiting: Vec<_> = {

@@ -4,6 +4,7 @@
 //! together. Relative paths are relative to the working directory.
 
 use std::collections::BTreeSet;
+use std::fmt::Display;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -18,8 +19,8 @@ use serde::Deserialize;
 
 /// The most rows that the engine's queue may be configured to hold.
 const MAX_QUEUE_ROWS: usize = 65_536;
-/// The longest time that a request may be configured to take.
-const MAX_DEADLINE: Duration = Duration::from_secs(3600);
+/// The longest time that a request may be configured to take; below the idle time of a connection (`listen.rs`).
+const MAX_DEADLINE: Duration = Duration::from_secs(600);
 
 /// The configuration file.
 #[derive(Debug, Clone, Default, Deserialize)]
@@ -218,9 +219,9 @@ impl Config {
         let max_deadline = self.deadline("offload.max_deadline_ms", self.offload.max_deadline_ms)?;
         require(deadline <= max_deadline, "offload.deadline_ms", "must not exceed offload.max_deadline_ms")?;
         self.check_sizes()?;
-        self.log.validate().map_err(|error| wrong("log.level", error))?;
+        self.log.validate().map_err(|error| wrong("log.level", &error))?;
         Ok(Settings {
-            tenant: TenantId::parse(&self.agent.tenant).map_err(|error| wrong("agent.tenant", error))?,
+            tenant: TenantId::parse(&self.agent.tenant).map_err(|error| wrong("agent.tenant", &error))?,
             device,
             state_dir: self.agent.state_dir.clone(),
             drain: Duration::from_secs(self.agent.drain_secs),
@@ -229,7 +230,7 @@ impl Config {
             max_body_bytes: self.http.max_body_bytes,
             max_inflight_body_bytes: self.http.max_inflight_body_bytes,
             max_connections: self.http.max_connections,
-            device_choice: self.engine.device.parse().map_err(|error| wrong("engine.device", error))?,
+            device_choice: self.engine.device.parse().map_err(|error| wrong("engine.device", &error))?,
             max_batch: self.engine.max_batch,
             max_wait: Duration::from_micros(self.engine.max_wait_micros),
             queue_rows: self.engine.queue_rows,
@@ -244,7 +245,7 @@ impl Config {
 
     fn device(&self) -> Result<Option<DeviceId>, SettingsError> {
         let id = self.agent.device_id.as_deref().map(DeviceId::parse).transpose();
-        let id = id.map_err(|error| wrong("agent.device_id", error))?;
+        let id = id.map_err(|error| wrong("agent.device_id", &error))?;
         let needed = self.link.url.is_some();
         require(id.is_some() || !needed, "agent.device_id", "is needed with link.url; give each device its own")?;
         Ok(id)
@@ -267,7 +268,7 @@ impl Config {
     fn deadline(&self, key: &str, millis: u64) -> Result<Duration, SettingsError> {
         let deadline = Duration::from_millis(millis);
         let possible = !deadline.is_zero() && deadline <= MAX_DEADLINE;
-        require(possible, key, "must be 1 to 3600000 milliseconds")?;
+        require(possible, key, "must be 1 to 600000 milliseconds")?;
         Ok(deadline)
     }
 
@@ -316,13 +317,13 @@ impl ModelSection {
         let offload = match self.offload.as_str() {
             "auto" => Offload::Auto,
             "never" => Offload::Never,
-            other => return Err(wrong(&key("offload"), format!("{other:?} is neither \"auto\" nor \"never\""))),
+            other => return Err(wrong(&key("offload"), &format!("{other:?} is neither \"auto\" nor \"never\""))),
         };
         let threshold = match (self.threshold, offload) {
             (Some(threshold), _) => threshold,
             (None, Offload::Never) => f32::NEG_INFINITY,
             (None, Offload::Auto) => {
-                return Err(wrong(&key("threshold"), "is missing; set it (0..1), or offload = \"never\""));
+                return Err(wrong(&key("threshold"), &"is missing; set it (0..1), or offload = \"never\""));
             }
         };
         require(!threshold.is_nan(), &key("threshold"), "must be a number")?;
@@ -420,10 +421,10 @@ fn auto() -> String {
 }
 
 fn require(holds: bool, key: &str, why: &str) -> Result<(), SettingsError> {
-    if holds { Ok(()) } else { Err(wrong(key, why)) }
+    if holds { Ok(()) } else { Err(wrong(key, &why)) }
 }
 
-fn wrong(key: &str, why: impl ToString) -> SettingsError {
+fn wrong(key: &str, why: &dyn Display) -> SettingsError {
     SettingsError { key: key.to_owned(), why: why.to_string() }
 }
 

@@ -1,4 +1,4 @@
-//! The agent's listeners: TCP and a Unix socket, each with a bound on its connections.
+//! The agent's listeners: TCP and a Unix socket, each with a bound on its connections and on how long they may be idle.
 //!
 //! A Unix socket left behind by a process that died is removed; one that somebody answers on, and a file that is no socket,
 //! are not.
@@ -9,11 +9,16 @@ use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use axum::serve::Listener;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::{Instant, Sleep, sleep};
+
+/// How long a connection may be idle; longer than any request may take.
+const IDLE: Duration = Duration::from_secs(900);
 
 /// Why the agent cannot be reached.
 #[derive(Debug, thiserror::Error)]
@@ -95,7 +100,7 @@ impl Listener for Limited<TcpListener> {
         let (stream, address) = Listener::accept(&mut self.inner).await;
         // Small answers must not wait for the next acknowledgement.
         let _ = stream.set_nodelay(true);
-        (Held { stream, _permit: permit }, address)
+        (Held::new(stream, IDLE, permit), address)
     }
 
     fn local_addr(&self) -> io::Result<Self::Addr> {
@@ -110,7 +115,7 @@ impl Listener for Limited<UnixListener> {
     async fn accept(&mut self) -> (Self::Io, Self::Addr) {
         let permit = self.room().await;
         let (stream, address) = Listener::accept(&mut self.inner).await;
-        (Held { stream, _permit: permit }, address)
+        (Held::new(stream, IDLE, permit), address)
     }
 
     fn local_addr(&self) -> io::Result<Self::Addr> {
@@ -118,20 +123,39 @@ impl Listener for Limited<UnixListener> {
     }
 }
 
-/// A connection that gives its place back when it ends.
+/// A connection that ends when nothing happens on it for a while ([`IDLE`]), and gives its place back when it ends.
 pub(crate) struct Held<S> {
     stream: S,
+    patience: Duration,
+    idle: Pin<Box<Sleep>>,
     _permit: Option<OwnedSemaphorePermit>,
+}
+
+impl<S> Held<S> {
+    fn new(stream: S, patience: Duration, permit: Option<OwnedSemaphorePermit>) -> Self {
+        Self { stream, patience, idle: Box::pin(sleep(patience)), _permit: permit }
+    }
+
+    fn active(&mut self) {
+        self.idle.as_mut().reset(Instant::now() + self.patience);
+    }
 }
 
 impl<S: AsyncRead + Unpin> AsyncRead for Held<S> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_read(cx, buf)
+        match Pin::new(&mut self.stream).poll_read(cx, buf) {
+            Poll::Pending => self.idle.as_mut().poll(cx).map(|()| Err(io::ErrorKind::TimedOut.into())),
+            ready => {
+                self.active();
+                ready
+            }
+        }
     }
 }
 
 impl<S: AsyncWrite + Unpin> AsyncWrite for Held<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        self.active();
         Pin::new(&mut self.stream).poll_write(cx, buf)
     }
 
@@ -148,6 +172,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Held<S> {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
+        self.active();
         Pin::new(&mut self.stream).poll_write_vectored(cx, bufs)
     }
 
@@ -169,6 +194,18 @@ mod tests {
         drop(first);
         assert!(path.exists(), "what a killed process leaves");
         assert!(unix(&path).is_ok());
+    }
+
+    #[tokio::test]
+    async fn an_idle_connection_ends() {
+        use tokio::io::AsyncReadExt;
+        let (near, _far) = tokio::io::duplex(64);
+        let patience = Duration::from_millis(20);
+        let mut held = Held::new(near, patience, None);
+        let started = Instant::now();
+        let error = held.read_u8().await.unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+        assert!(started.elapsed() >= patience);
     }
 
     #[tokio::test]

@@ -1,5 +1,6 @@
 //! `hedge-agent`: parse, load, start, wait for a signal, drain.
 
+use std::io::{self, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -40,6 +41,8 @@ fn run(arguments: &Arguments) -> Result<(), Failure> {
     let config: Config = hedge_config::load(&arguments.config, ENV_PREFIX)?;
     config.resolve().map_err(|error| Failure::usage(&error))?;
     if arguments.check {
+        // A closed standard output leaves nobody to tell.
+        let _ = writeln!(io::stdout(), "{}: ok", arguments.config.display());
         return Ok(());
     }
     hedge_telemetry::init(&config.log).map_err(|error| Failure::usage(&error))?;

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use axum::body::Body;
 use axum::extract::{Path, State};
-use axum::http::HeaderMap;
+use axum::http::{HeaderMap, StatusCode};
 use axum::response::Response;
 use bytes::Bytes;
 use hedge_agent_core::{Answer, Failure};
@@ -22,6 +22,8 @@ use crate::row::{RowTask, Wish};
 
 /// JSON of at least this many bytes is parsed off the reactor (about 1 ms).
 const LARGE_JSON: usize = 128 * 1024;
+/// Bodies of at least this many bytes are checked and digested off the reactor (about 1 ms).
+const LARGE_BODY: usize = 1024 * 1024;
 
 /// Infers with the model's only version.
 pub(super) async fn infer(
@@ -54,59 +56,76 @@ async fn answer(
     let model = state.model(name, version)?;
     let body = state.bodies.read(headers, body).await?;
     let (json, binary) = binary::split(headers, &body.bytes)?;
+    let large = body.bytes.len() >= LARGE_BODY;
     let request = parse(json, binary, state.limits).await?;
     response::check_outputs(model, request.outputs.as_deref())?;
-    let rows = model.signature.split(request.inputs).map_err(|error| ApiError::bad(error.to_string()))?;
-    if rows.len() > state.max_rows {
-        let (count, limit) = (rows.len(), state.max_rows);
-        return Err(ApiError::too_large(format!(
-            "the batch has {count} rows, more than {limit} (engine.queue_rows); send fewer at once"
-        )));
-    }
-    let answers = run_rows(state, model, rows, request.wish, arrived).await?;
+    let job = Job { state: Arc::clone(state), model: Arc::clone(model), wish: request.wish, arrived };
+    let inputs = request.inputs;
+    let rows = if large { off_the_reactor(move || job.start(inputs)).await? } else { job.start(inputs)? };
+    let answers = finish_rows(rows).await?;
     let outputs = answers.iter().map(|answer| answer.outputs.clone()).collect();
     let outputs = model.signature.join(outputs).map_err(|error| {
         ApiError::new(
-            axum::http::StatusCode::INTERNAL_SERVER_ERROR,
+            StatusCode::INTERNAL_SERVER_ERROR,
             format!("the rows' outputs do not fit together: {error}; send the rows one by one"),
         )
     })?;
     let facts = ResponseFacts { model, id: request.id.as_deref(), answers: &answers };
-    Ok(response::build(&facts, outputs, request.outputs, request.binary_outputs))
+    Ok(response::build(&facts, &outputs, request.outputs, request.binary_outputs))
 }
 
 async fn parse(json: Bytes, binary: Option<Bytes>, limits: Limits) -> Result<InferRequest, ApiError> {
     if json.len() < LARGE_JSON {
         return InferRequest::read(&json, binary, &limits);
     }
-    let parsed = tokio::task::spawn_blocking(move || InferRequest::read(&json, binary, &limits)).await;
-    parsed.unwrap_or_else(|_| {
-        Err(ApiError::new(
-            axum::http::StatusCode::INTERNAL_SERVER_ERROR,
-            "the request could not be parsed; report this",
-        ))
+    off_the_reactor(move || InferRequest::read(&json, binary, &limits)).await
+}
+
+async fn off_the_reactor<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, ApiError> + Send + 'static,
+) -> Result<T, ApiError> {
+    let done = tokio::task::spawn_blocking(work).await;
+    done.unwrap_or_else(|_| {
+        Err(ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, "the request could not be processed; report this"))
     })
 }
 
-/// All rows start at once, so that they share batches; the first failure in the order of the rows is the request's.
-async fn run_rows(
-    state: &ApiState,
-    model: &Arc<ServedModel>,
-    rows: Vec<Vec<NamedTensor>>,
+/// What it takes to start a request's rows.
+struct Job {
+    state: Arc<ApiState>,
+    model: Arc<ServedModel>,
     wish: Wish,
     arrived: Instant,
-) -> Result<Vec<Answer>, ApiError> {
+}
+
+impl Job {
+    /// Checks the inputs against the model and starts every row at once, so that they share batches.
+    fn start(self, inputs: Vec<NamedTensor>) -> Result<Vec<RowTask>, ApiError> {
+        let rows = self.model.signature.split(inputs).map_err(|error| ApiError::bad(error.to_string()))?;
+        let (count, limit) = (rows.len(), self.state.max_rows);
+        if count > limit {
+            return Err(ApiError::too_large(format!(
+                "the batch has {count} rows, more than {limit} (engine.queue_rows); send fewer at once"
+            )));
+        }
+        let start = |row| RowTask::start(&self.state.rows, &self.model, row, self.wish, self.arrived);
+        Ok(rows.into_iter().map(start).collect())
+    }
+}
+
+/// Waits for every row; the first failure in the order of the rows is the request's.
+async fn finish_rows(mut rows: Vec<RowTask>) -> Result<Vec<Answer>, ApiError> {
     let count = rows.len();
-    let mut tasks = rows.into_iter().map(|row| RowTask::start(&state.rows, model, row, wish, arrived));
-    if count == 1 {
-        let Some(task) = tasks.next() else { return Ok(Vec::new()) };
-        let answer = task.finish().await.map_err(|failure| ApiError::from_failure(&failure, None))?;
+    if count == 1
+        && let Some(row) = rows.pop()
+    {
+        let answer = row.finish().await.map_err(|failure| ApiError::from_failure(&failure, None))?;
         return Ok(vec![answer]);
     }
     // Dropping the set, when the caller goes away, ends the tasks.
     let mut running = JoinSet::new();
-    for (index, task) in tasks.enumerate() {
-        running.spawn(async move { (index, task.finish().await) });
+    for (index, row) in rows.into_iter().enumerate() {
+        running.spawn(async move { (index, row.finish().await) });
     }
     let mut ends: Vec<Option<Result<Answer, Failure>>> = vec![None; count];
     while let Some(joined) = running.join_next().await {

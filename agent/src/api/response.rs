@@ -36,7 +36,7 @@ pub(crate) fn check_outputs(model: &ServedModel, wishes: Option<&[OutputWish]>) 
             || model.signature.outputs.iter().any(|port| port.name == wish.name);
         if !known {
             let names: Vec<&str> = model.signature.outputs.iter().map(|port| port.name.as_str()).collect();
-            return Err(ApiError::bad(format!(
+            return Err(ApiError::unknown(format!(
                 "model {:?} has no output {:?}; it has {}, and {SOURCE_OUTPUT} and {STATUS_OUTPUT}",
                 model.settings.name,
                 wish.name,
@@ -50,7 +50,7 @@ pub(crate) fn check_outputs(model: &ServedModel, wishes: Option<&[OutputWish]>) 
 /// The response: `outputs` are the model's, all rows together.
 pub(crate) fn build(
     facts: &ResponseFacts<'_>,
-    outputs: Vec<NamedTensor>,
+    outputs: &[NamedTensor],
     wishes: Option<Vec<OutputWish>>,
     binary_by_default: bool,
 ) -> Response {
@@ -61,7 +61,7 @@ pub(crate) fn build(
     let mut any_binary = false;
     let mut listed = Vec::with_capacity(wishes.len());
     for wish in wishes {
-        let Some(output) = find(facts.answers, &outputs, &wish.name) else { continue };
+        let Some(output) = find(facts.answers, outputs, &wish.name) else { continue };
         any_binary |= wish.binary;
         listed.push(describe(&wish, &output, &mut binary));
     }

@@ -84,7 +84,13 @@ fn id(n: u8) -> RequestId {
 
 fn query(n: u8, bytes: usize) -> Query {
     // Bytes that zstd cannot make smaller.
-    let noise: Vec<u8> = (0..bytes as u32).map(|i| (i.wrapping_mul(2_654_435_761) >> 13) as u8).collect();
+    let mut state = 1_u32;
+    let noise: Vec<u8> = (0..bytes)
+        .map(|_| {
+            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            (state >> 24) as u8
+        })
+        .collect();
     Query {
         id: id(n),
         model: digits(),

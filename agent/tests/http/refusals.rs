@@ -67,7 +67,7 @@ async fn a_wish_that_cannot_be_met_is_refused() {
     let mut request = rows(&[SURE]);
     request["outputs"] = json!([{ "name": "boxes" }]);
     let response = scene.infer(request).await;
-    assert_eq!(response.status, 400);
+    assert_eq!(response.status, 404);
     assert!(response.error().contains("no output \"boxes\"; it has logits"), "{}", response.error());
     scene.agent.shutdown().await;
 }
