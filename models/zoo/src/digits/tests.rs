@@ -65,7 +65,6 @@ fn on_fresh_requests_the_cloud_is_clearly_better_and_mostly_of_the_same_mind() {
     let answers = Answers::to(stream, SAMPLES, &mut model(edge_onnx()), &mut model(cloud_onnx())).unwrap();
     let manifest = manifest();
     let fresh = answers.measure(manifest.threshold).unwrap();
-    println!("fresh stream: {fresh:?}");
     assert!(fresh.cloud_accuracy - fresh.edge_accuracy >= 0.04, "{fresh:?}");
     assert!((0.90..=0.97).contains(&fresh.agreement), "{fresh:?}");
     // The threshold is no certificate: that many samples leave the share uncertain by this much (three deviations).
