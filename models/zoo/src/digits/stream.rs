@@ -207,8 +207,14 @@ mod tests {
 
     #[test]
     fn the_stream_is_the_same_bytes_everywhere() {
-        assert_eq!(hex(FieldStream::new(Split::Test, 1).checksum(100)), "ebb280dc71355cb8d82c697f32d5b4fe7fe0590632db4a92809fe9a9f7c197b4");
-        assert_eq!(hex(FieldStream::new(Split::Train, 1).checksum(100)), "8e7570c403092b0bc9836e03e293e6e47d859db546c951b9f969001d967fb406");
+        assert_eq!(
+            hex(FieldStream::new(Split::Test, 1).checksum(100)),
+            "ebb280dc71355cb8d82c697f32d5b4fe7fe0590632db4a92809fe9a9f7c197b4"
+        );
+        assert_eq!(
+            hex(FieldStream::new(Split::Train, 1).checksum(100)),
+            "8e7570c403092b0bc9836e03e293e6e47d859db546c951b9f969001d967fb406"
+        );
     }
 
     #[test]
