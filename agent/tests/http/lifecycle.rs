@@ -128,3 +128,59 @@ async fn an_idle_connection_does_not_hold_up_the_drain() {
     drop(idle);
     assert!(std::net::TcpStream::connect(address).is_err(), "nobody listens any more");
 }
+
+/// A model that waits half a second for a second row before it runs the first.
+fn slow(config: &mut hedge_agent::Config) {
+    config.engine.max_batch = 2;
+    config.engine.max_wait_micros = 500_000;
+}
+
+/// Sends a row and returns once it waits for the model; the answer comes from the handle.
+async fn in_flight(address: std::net::SocketAddr) -> tokio::task::JoinHandle<Option<u16>> {
+    let waiting = tokio::task::spawn_blocking(move || {
+        std::panic::catch_unwind(move || infer(address, &rows(&[SURE])).status).ok()
+    });
+    let queued = move || {
+        let metrics = String::from_utf8(get(address, "/metrics").body).unwrap();
+        metrics.contains("hedge_queue_rows{model=\"tiny\"} 1")
+    };
+    while !tokio::task::spawn_blocking(queued).await.unwrap() {}
+    waiting
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_request_in_flight_is_answered_before_the_agent_stops() {
+    let scene = scene_with(slow).await;
+    let waiting = in_flight(scene.address).await;
+    scene.agent.shutdown().await;
+    assert_eq!(waiting.await.unwrap(), Some(200));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_drain_ends_even_if_a_request_does_not() {
+    let scene = scene_with(|config| {
+        slow(config);
+        config.engine.max_wait_micros = 1_000_000;
+        config.agent.drain_secs = 0;
+    })
+    .await;
+    let waiting = in_flight(scene.address).await;
+    let started = Instant::now();
+    scene.agent.shutdown().await;
+    assert!(started.elapsed() < Duration::from_millis(900), "{:?}", started.elapsed());
+    // Its connection is either cut or still answered; the drain did not wait to see which.
+    waiting.await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_deadline_that_the_model_cannot_meet_is_an_error_at_the_deadline() {
+    let scene = scene_with(slow).await;
+    let mut request = rows(&[SURE]);
+    request["parameters"] = serde_json::json!({ "hedge.deadline_ms": 30 });
+    let started = Instant::now();
+    let response = scene.infer(request).await;
+    assert_eq!(response.status, 504);
+    assert!(response.error().contains("no answer within 30 ms"), "{}", response.error());
+    assert!(started.elapsed() < Duration::from_millis(450), "{:?}", started.elapsed());
+    scene.agent.shutdown().await;
+}
