@@ -138,11 +138,23 @@ impl Run {
     fn until_closed(mut self) {
         let mut next = None;
         while let Some(first) = next.take().or_else(|| self.queue.recv().ok()) {
+            if self.is_abandoned(&first) {
+                continue;
+            }
             let (batch, other) = self.fill(first);
             next = other;
             self.shared.waiting.fetch_sub(batch.len(), Ordering::Relaxed);
             self.run(batch);
         }
+    }
+
+    /// Whether nobody waits for the sample any more; then it leaves the queue unrun.
+    fn is_abandoned(&self, job: &Job) -> bool {
+        let abandoned = job.reply.is_closed();
+        if abandoned {
+            self.shared.waiting.fetch_sub(1, Ordering::Relaxed);
+        }
+        abandoned
     }
 
     /// The batch that begins with `first`, and the sample that did not fit in, if one ended it.
@@ -151,10 +163,7 @@ impl Run {
         let mut batch = vec![first];
         while batch.len() < self.max_batch {
             match self.queue.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
-                // Nobody waits any more for a sample whose receiver is gone.
-                Ok(job) if job.reply.is_closed() => {
-                    self.shared.waiting.fetch_sub(1, Ordering::Relaxed);
-                }
+                Ok(job) if self.is_abandoned(&job) => {}
                 Ok(job) if same_shapes(&job.row, &batch[0].row) => batch.push(job),
                 Ok(job) => return (batch, Some(job)),
                 Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => break,
