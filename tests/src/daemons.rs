@@ -1,0 +1,196 @@
+//! `hedge-agent` and `hedge-gateway` as processes, configured as a user would.
+
+use std::fmt::Write as _;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use tempfile::TempDir;
+
+use crate::binaries::binaries;
+use crate::http::Client;
+use crate::program::{Program, command};
+use crate::{digits, wait_for};
+
+/// How long a daemon may take to load its models and answer; generous, for a debug build on a busy machine.
+pub const START_LIMIT: Duration = Duration::from_secs(60);
+
+/// The agent's configuration in its folder.
+const AGENT_TOML: &str = "agent.toml";
+
+/// How an agent is set up.
+#[derive(Debug, Clone)]
+pub struct AgentSetup {
+    /// `agent.device_id`.
+    pub device: String,
+    /// `link.url`; none: there is no cloud.
+    pub broker: Option<String>,
+    /// Threshold of the bundled edge model; none: it never leaves the device.
+    pub threshold: Option<f32>,
+    /// Whether results are cached.
+    pub cache: bool,
+    /// Further models, which never leave the device.
+    pub more_models: Vec<(String, PathBuf)>,
+    /// Further TOML, before the models.
+    pub more: String,
+}
+
+/// A running agent that serves the bundled edge model as `digits`.
+#[derive(Debug)]
+pub struct Agent {
+    /// Its process.
+    pub program: Program,
+    /// Where its API is.
+    pub address: SocketAddr,
+    /// Its configuration and its state.
+    pub folder: TempDir,
+}
+
+/// A running gateway that serves the bundled cloud model as `digits`.
+#[derive(Debug)]
+pub struct Gateway {
+    /// Its process.
+    pub program: Program,
+    /// Where its metrics are.
+    pub address: SocketAddr,
+    _folder: TempDir,
+}
+
+impl Default for AgentSetup {
+    fn default() -> Self {
+        Self {
+            device: "device-1".into(),
+            broker: None,
+            threshold: None,
+            cache: true,
+            more_models: Vec::new(),
+            more: String::new(),
+        }
+    }
+}
+
+impl AgentSetup {
+    /// Starts the agent and waits until it is ready.
+    ///
+    /// # Panics
+    ///
+    /// If it does not become ready.
+    #[must_use]
+    pub fn start(&self) -> Agent {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let config = folder.path().join(AGENT_TOML);
+        std::fs::write(&config, self.toml(&folder.path().join("state"))).expect("a temporary folder can be written");
+        Agent::launch(folder)
+    }
+
+    fn toml(&self, state: &Path) -> String {
+        let mut text = format!(
+            "[agent]\ndevice_id = {:?}\nstate_dir = {state:?}\n\n[http]\nlisten = \"127.0.0.1:0\"\n\n\
+             [engine]\ndevice = \"cpu\"\n\n[cache]\nenabled = {}\n\n[log]\nformat = \"json\"\n\n",
+            self.device, self.cache
+        );
+        if let Some(url) = &self.broker {
+            let _ = writeln!(text, "[link]\nurl = {url:?}\nkeepalive_secs = 5\n");
+        }
+        text.push_str(&self.more);
+        let _ = writeln!(text, "\n[[models]]\nname = \"digits\"\npath = {:?}", digits::edge_model());
+        match self.threshold {
+            Some(threshold) => {
+                let _ = writeln!(text, "threshold = {threshold:?}");
+            }
+            None => text.push_str("offload = \"never\"\n"),
+        }
+        for (name, path) in &self.more_models {
+            let _ = writeln!(text, "\n[[models]]\nname = {name:?}\npath = {path:?}\noffload = \"never\"");
+        }
+        text
+    }
+}
+
+impl Agent {
+    /// Ends it, if it runs, and starts it again with the same configuration and state.
+    ///
+    /// # Panics
+    ///
+    /// If it does not become ready.
+    #[must_use]
+    pub fn restart(self) -> Self {
+        let Self { mut program, folder, .. } = self;
+        program.kill();
+        Self::launch(folder)
+    }
+
+    fn launch(folder: TempDir) -> Self {
+        let mut program = launch(&binaries().agent, "agent", &folder.path().join(AGENT_TOML));
+        let address = program.wait_for_field("listening", "address", START_LIMIT).parse().expect("an address");
+        wait_for("the agent is ready", START_LIMIT, || {
+            Client::new(address).get("/v2/health/ready").ok().filter(|response| response.status == 200)
+        });
+        Self { program, address, folder }
+    }
+
+    /// A client of its API.
+    #[must_use]
+    pub fn client(&self) -> Client {
+        Client::new(self.address)
+    }
+
+    /// The value of a metric without labels.
+    #[must_use]
+    pub fn metric(&self, name: &str) -> Option<f64> {
+        metric(self.address, name)
+    }
+
+    /// Waits until the agent sees `gateways` of them.
+    ///
+    /// # Panics
+    ///
+    /// If it does not in time.
+    pub fn wait_for_gateways(&self, gateways: usize) {
+        wait_for(&format!("the agent sees {gateways} gateways"), START_LIMIT, || {
+            let up = self.metric("hedge_link_up") == Some(1.0);
+            let present = self.metric("hedge_gateways_present") == Some(gateways as f64);
+            (up && present).then_some(())
+        });
+    }
+}
+
+impl Gateway {
+    /// Starts a gateway and waits until it is healthy.
+    ///
+    /// # Panics
+    ///
+    /// If it does not become healthy.
+    #[must_use]
+    pub fn start(id: &str, broker: &str) -> Self {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let config = folder.path().join("gateway.toml");
+        let text = format!(
+            "[gateway]\ngateway_id = {id:?}\n\n[http]\nlisten = \"127.0.0.1:0\"\n\n[link]\nurl = {broker:?}\n\
+             keepalive_secs = 5\n\n[engine]\ndevice = \"cpu\"\n\n[log]\nformat = \"json\"\n\n\
+             [[models]]\nname = \"digits\"\npath = {:?}\n",
+            digits::cloud_model()
+        );
+        std::fs::write(&config, text).expect("a temporary folder can be written");
+        let mut program = launch(&binaries().gateway, id, &config);
+        let address = program.wait_for_field("serving /metrics and /healthz", "address", START_LIMIT);
+        let address = address.parse().expect("an address");
+        wait_for(&format!("{id} is healthy"), START_LIMIT, || {
+            Client::new(address).get("/healthz").ok().filter(|response| response.status == 200)
+        });
+        Self { program, address, _folder: folder }
+    }
+}
+
+/// The value of a metric without labels, at `address`.
+#[must_use]
+pub fn metric(address: SocketAddr, name: &str) -> Option<f64> {
+    let text = Client::new(address).get("/metrics").ok()?.text();
+    text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')?.trim().parse().ok())
+}
+
+fn launch(binary: &Path, name: &str, config: &Path) -> Program {
+    let mut daemon = command(binary);
+    daemon.arg("--config").arg(config);
+    Program::start(name, daemon)
+}

@@ -1,0 +1,10 @@
+//! The real programs, end to end. One module a promise.
+
+#[cfg(unix)]
+mod daemons;
+mod demo;
+mod devices;
+mod gateways;
+mod malformed;
+mod oip_client;
+mod onnxruntime;
