@@ -147,12 +147,12 @@ impl RowTask {
             Action::RunLocal => self.run_local(),
             Action::StoreLocal(result) => {
                 let key = |row: &RowDigest| Key::local(self.model.digest.as_bytes(), self.model.device_key, row);
-                self.store(key, Entry { outputs: result.outputs, score: result.score });
+                self.store(key, &Entry { outputs: result.outputs, score: result.score });
                 None
             }
             Action::StoreVerdict { outputs, digest } => {
                 self.shared.cloud.saw_digest(&self.model.settings.cloud_model, digest);
-                self.store(|row| Key::cloud(digest.as_bytes(), row), Entry { outputs, score: None });
+                self.store(|row| Key::cloud(digest.as_bytes(), row), &Entry { outputs, score: None });
                 None
             }
             Action::Publish { attempt, left } => self.publish(attempt, left),
@@ -192,9 +192,9 @@ impl RowTask {
         Event::Looked { local: result, cloud: verdict }
     }
 
-    fn store(&self, key: impl FnOnce(&RowDigest) -> Key, entry: Entry) {
+    fn store(&self, key: impl FnOnce(&RowDigest) -> Key, entry: &Entry) {
         if let (Some(cache), Some(row)) = (&self.shared.cache, &self.digest) {
-            cache.store(key(row), &entry);
+            cache.store(key(row), entry);
         }
     }
 

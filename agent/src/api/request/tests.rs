@@ -34,7 +34,7 @@ fn with(key: &str, value: Value) -> Value {
 }
 
 fn with_parameter(key: &str, value: Value) -> Value {
-    with("parameters", json!({ key: value }))
+    with("parameters", Value::Object(Parameters::from_iter([(key.to_owned(), value)])))
 }
 
 fn with_input(key: &str, value: Value) -> Value {
