@@ -21,11 +21,18 @@ use serde_json::{Value, json};
 use super::client::{self, Reply};
 use super::phases::{Outcome, Ran};
 use super::script::Request;
+use crate::failure::with_hint;
 use crate::npy;
 
-/// Writes everything into the folder `to`, which is made if need be.
+/// Makes the folder `to`, if need be.
+pub(super) fn make_folder(to: &Path) -> Result<()> {
+    fs::create_dir_all(to).map_err(|error| {
+        with_hint(format!("{} cannot be made: {error}", to.display()), "give --keep a folder that can be written to")
+    })
+}
+
+/// Writes everything into the folder `to`.
 pub(super) fn write(to: &Path, requests: &[Request], ran: &[Ran]) -> Result<()> {
-    fs::create_dir_all(to).with_context(|| format!("{} cannot be made", to.display()))?;
     let outcomes: Vec<&Outcome> = ran.iter().flat_map(|ran| &ran.outcomes).collect();
 
     let images: Vec<Tensor> = requests.iter().map(|request| request.image.clone()).collect();
@@ -120,6 +127,7 @@ mod tests {
         ];
         let ran = [Ran { phase: Phase::Normal, outcomes, bytes_up: 0, took: Duration::ZERO }];
         let to = folder.path().join("new/kept");
+        make_folder(&to).unwrap();
         write(&to, &requests, &ran).unwrap();
 
         let outputs = npy::read(&to.join("outputs.npy")).unwrap();

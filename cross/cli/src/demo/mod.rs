@@ -41,7 +41,7 @@ const LOG_LEVEL: &str = "warn,hedge_link=error,hedge_agent::cloud=error";
 #[derive(Args)]
 pub(crate) struct DemoArgs {
     /// Requests in all: half of them in phase normal, a quarter each in cut and healed.
-    #[arg(long, value_name = "N", default_value_t = 2000, value_parser = clap::value_parser!(u32).range(4..=1_000_000))]
+    #[arg(long, value_name = "N", default_value_t = 2000, value_parser = clap::value_parser!(u32).range(4..=100_000))]
     requests: u32,
     /// auto (the fastest that agrees with the CPU), gpu or cpu.
     #[arg(long, default_value_t = DeviceChoice::Auto)]
@@ -78,6 +78,10 @@ pub(crate) async fn run(args: DemoArgs) -> Result<()> {
             std::future::pending::<()>().await;
         }
     });
+    if let Some(to) = &args.keep {
+        // Now rather than after the run, whose figures would be lost.
+        keep::make_folder(to)?;
+    }
     let (requests, classes) = unless(&mut interrupt, prepare(&args)).await?;
     let world = unless(&mut interrupt, World::start(args.device, &digits::manifest())).await?;
     let shown = unless(&mut interrupt, show(&args, &world, &requests, &classes)).await;
@@ -106,20 +110,19 @@ async fn unless<T>(interrupt: &mut Interrupt, work: impl Future<Output = Result<
 
 /// The requests, and the cloud model's class of each.
 async fn prepare(args: &DemoArgs) -> Result<(Arc<[Request]>, Vec<usize>)> {
-    let (total, seed, device) = (args.requests as usize, args.seed, args.device);
-    let prepared = tokio::task::spawn_blocking(move || {
-        let requests = script::write(total, seed);
-        let classes = reference::classes(&requests, device)?;
-        Ok((requests.into(), classes))
-    });
-    prepared.await?
+    let (total, seed) = (args.requests as usize, args.seed);
+    let requests: Arc<[Request]> = tokio::task::spawn_blocking(move || script::write(total, seed).into()).await?;
+    let progress = Progress::new("asking the cloud model itself", total);
+    let classes = reference::classes(&requests, args.device, |done| progress.bar.set_position(done as u64)).await?;
+    progress.end();
+    Ok((requests, classes))
 }
 
 /// Runs the phases and shows each as it ends, then the totals and what they mean.
 async fn show(args: &DemoArgs, world: &World, requests: &[Request], classes: &[usize]) -> Result<(Vec<Ran>, Report)> {
     let json = args.json.as_deref();
     let parts = world.parts().await?;
-    let progress = Progress::new(requests.len());
+    let progress = Progress::new(Phase::Normal.name(), requests.len());
     let (mut all, mut phases, mut ledger) = (Vec::new(), Vec::new(), Ledger::default());
     for phase in Phase::ALL {
         let mut line = progress.phase(phase);
@@ -226,10 +229,10 @@ struct PhaseLine<'a> {
 }
 
 impl Progress {
-    fn new(requests: usize) -> Self {
+    fn new(stage: &'static str, requests: usize) -> Self {
         let style = ProgressStyle::with_template("{prefix:6} {bar:30} {pos}/{len} {msg}")
             .unwrap_or_else(|_| ProgressStyle::default_bar());
-        Self { bar: ProgressBar::new(requests as u64).with_style(style) }
+        Self { bar: ProgressBar::new(requests as u64).with_style(style).with_prefix(stage) }
     }
 
     fn phase(&self, phase: Phase) -> PhaseLine<'_> {
