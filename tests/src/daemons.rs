@@ -163,11 +163,21 @@ impl Gateway {
     /// If it does not become healthy.
     #[must_use]
     pub fn start(id: &str, broker: &str) -> Self {
+        Self::start_with(id, broker, "")
+    }
+
+    /// As [`Gateway::start`], with further lines of the section `[engine]`.
+    ///
+    /// # Panics
+    ///
+    /// As [`Gateway::start`].
+    #[must_use]
+    pub fn start_with(id: &str, broker: &str, engine: &str) -> Self {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let config = folder.path().join("gateway.toml");
         let text = format!(
             "[gateway]\ngateway_id = {id:?}\n\n[http]\nlisten = \"127.0.0.1:0\"\n\n[link]\nurl = {broker:?}\n\
-             keepalive_secs = 5\n\n[engine]\ndevice = \"cpu\"\n\n[log]\nformat = \"json\"\n\n\
+             keepalive_secs = 5\n\n[engine]\ndevice = \"cpu\"\n{engine}\n\n[log]\nformat = \"json\"\n\n\
              [[models]]\nname = \"digits\"\npath = {:?}\n",
             digits::cloud_model()
         );

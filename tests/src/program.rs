@@ -44,6 +44,12 @@ pub fn command(program: &std::path::Path) -> Command {
 }
 
 impl Program {
+    /// Its process id.
+    #[must_use]
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Starts `command`; `name` stands in messages.
     ///
     /// # Panics

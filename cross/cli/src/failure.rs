@@ -34,7 +34,8 @@ pub(crate) fn report(error: &anyhow::Error) -> ExitCode {
     let causes: Vec<String> =
         error.chain().filter(|cause| cause.downcast_ref::<Hint>().is_none()).map(ToString::to_string).collect();
     let message = Message(causes.join(": "));
-    let failure = if error.downcast_ref::<Usage>().is_some() { Failure::usage(&message) } else { Failure::failed(&message) };
+    let failure =
+        if error.downcast_ref::<Usage>().is_some() { Failure::usage(&message) } else { Failure::failed(&message) };
     match hint {
         Some(hint) => failure.with_hint(hint).report(),
         None => failure.report(),

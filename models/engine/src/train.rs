@@ -158,7 +158,7 @@ impl Trainer {
         }
         let logits = logits.into_float(&self.context).map_err(|error| wrong(error.to_string()))?;
         let one_hot = one_hot(target.labels, classes).map_err(wrong)?;
-        let hard = self.cross_entropy(logits.clone(), one_hot, [rows, classes], 1.0)?;
+        let hard = self.cross_entropy(logits.clone(), &one_hot, [rows, classes], 1.0)?;
         let Some(teacher) = target.teacher_logits else { return Ok(hard) };
         if teacher.shape() != [rows, classes] {
             return Err(wrong(format!("the teacher's have shape {:?}", teacher.shape())));
@@ -166,7 +166,7 @@ impl Trainer {
         let teacher = teacher.to_vec::<f32>().map_err(|error| wrong(error.to_string()))?;
         let soft_targets = softmax_rows(&teacher, classes, target.temperature);
         // Cross-entropy with the teacher is the KL divergence and a constant.
-        let soft = self.cross_entropy(logits, soft_targets, [rows, classes], target.temperature)?;
+        let soft = self.cross_entropy(logits, &soft_targets, [rows, classes], target.temperature)?;
         let weight = f64::from(target.soft_weight);
         let scale = weight * f64::from(target.temperature).powi(2);
         Ok(B::float_add(
@@ -179,12 +179,12 @@ impl Trainer {
     fn cross_entropy(
         &self,
         logits: Primitive,
-        probabilities: Vec<f32>,
+        probabilities: &[f32],
         shape: [usize; 2],
         temperature: f32,
     ) -> Result<Primitive, TrainError> {
         let wrong = |why: String| TrainError::Target { logits: shape.to_vec(), why };
-        let targets = Tensor::from_slice(&shape, &probabilities).map_err(|error| wrong(error.to_string()))?;
+        let targets = Tensor::from_slice(&shape, probabilities).map_err(|error| wrong(error.to_string()))?;
         let targets = Value::host(targets).into_float(&self.context).map_err(|error| wrong(error.to_string()))?;
         let scaled = B::float_mul_scalar(logits, Scalar::Float(1.0 / f64::from(temperature)));
         let likelihood = B::float_sum(B::float_mul(targets, B::log_softmax(scaled, 1)));

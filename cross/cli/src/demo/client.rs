@@ -170,7 +170,7 @@ impl Client {
         let sent = self.http.post(url).header(HEADER_LENGTH, header).body(body).send().await;
         match sent {
             Ok(response) => read(response).await,
-            Err(error) => Reply::Nothing(chain(error.into())),
+            Err(error) => Reply::Nothing(chain(&error)),
         }
     }
 
@@ -209,14 +209,14 @@ async fn read(response: Response) -> Reply {
     let length = response.headers().get(HEADER_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
     let body = match response.bytes().await {
         Ok(body) => body,
-        Err(error) => return Reply::Nothing(chain(error.into())),
+        Err(error) => return Reply::Nothing(chain(&error)),
     };
     if status != StatusCode::OK {
         return Reply::Failed(format!("{status}: {}", String::from_utf8_lossy(&body)));
     }
     match decode(&body, length) {
         Ok(answer) => Reply::Answer(answer),
-        Err(error) => Reply::Failed(format!("an answer that cannot be read: {}", chain(error))),
+        Err(error) => Reply::Failed(format!("an answer that cannot be read: {error:#}")),
     }
 }
 
@@ -236,8 +236,10 @@ fn decode(body: &Bytes, header: Option<usize>) -> Result<Answer> {
     Ok(Answer { id: head.id, source, status, reason, confidence, model, logits })
 }
 
-fn chain(error: anyhow::Error) -> String {
-    format!("{error:#}")
+/// The error and what caused it: reqwest's own message names only the URL.
+fn chain(error: &reqwest::Error) -> String {
+    let causes = std::iter::successors(Some(error as &dyn std::error::Error), |error| error.source());
+    causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
 }
 
 #[cfg(test)]

@@ -95,7 +95,7 @@ impl Program {
         for (name, tensor) in &graph.initializers {
             let slot = names.slot(name);
             let value = Value::host(tensor.clone());
-            let placed = if value.is_float() { value.to_device(context) } else { Ok(value) };
+            let placed = if value.is_float() { value.into_device(context) } else { Ok(value) };
             let value = placed.map_err(|why| PrepareError::Node {
                 node: name.clone(),
                 op: "initializer".to_owned(),

@@ -17,7 +17,8 @@ pub(crate) struct Value {
 #[derive(Clone, Debug)]
 enum Place {
     Host(Tensor),
-    Device(Primitive),
+    /// Boxed: burn's handle is over half a kilobyte, and values are moved at each step.
+    Device(Box<Primitive>),
 }
 
 impl Value {
@@ -36,16 +37,16 @@ impl Value {
             BurnType::F16 => DType::F16,
             _ => DType::F32,
         };
-        Value { dtype, place: Place::Device(tensor) }
+        Value { dtype, place: Place::Device(Box::new(tensor)) }
     }
 
     /// An integer tensor that stands for `dtype`, whatever the device computes it in.
     pub(crate) fn int(tensor: Primitive, dtype: DType) -> Self {
-        Value { dtype, place: Place::Device(tensor) }
+        Value { dtype, place: Place::Device(Box::new(tensor)) }
     }
 
     pub(crate) fn bool(tensor: Primitive) -> Self {
-        Value { dtype: DType::Bool, place: Place::Device(tensor) }
+        Value { dtype: DType::Bool, place: Place::Device(Box::new(tensor)) }
     }
 
     pub(crate) fn dtype(&self) -> DType {
@@ -80,7 +81,7 @@ impl Value {
             return Err(OpError::new(format!("a float tensor is needed, but this one is {}", self.dtype)));
         }
         match self.place {
-            Place::Device(tensor) => Ok(tensor),
+            Place::Device(tensor) => Ok(*tensor),
             Place::Host(tensor) => Ok(B::float_from_data(float_data(&tensor)?, &context.device)),
         }
     }
@@ -91,7 +92,7 @@ impl Value {
             return Err(OpError::new(format!("an integer tensor is needed, but this one is {}", self.dtype)));
         }
         match self.place {
-            Place::Device(tensor) => Ok(tensor),
+            Place::Device(tensor) => Ok(*tensor),
             Place::Host(tensor) => Ok(B::int_from_data(int_data(&tensor, context)?, &context.device)),
         }
     }
@@ -102,7 +103,7 @@ impl Value {
             return Err(OpError::new(format!("a boolean tensor is needed, but this one is {}", self.dtype)));
         }
         match self.place {
-            Place::Device(tensor) => Ok(tensor),
+            Place::Device(tensor) => Ok(*tensor),
             Place::Host(tensor) => {
                 let data = TensorData::new(tensor.to_bools()?, tensor.shape().to_vec());
                 Ok(B::bool_from_data(data.convert_dtype(context.bool.into()), &context.device))
@@ -111,7 +112,7 @@ impl Value {
     }
 
     /// The value on the device, whatever its type; scalars stay on the host (see [`Context::is_gpu`]).
-    pub(crate) fn to_device(self, context: &Context) -> Result<Value, OpError> {
+    pub(crate) fn into_device(self, context: &Context) -> Result<Value, OpError> {
         if self.rank() == 0 {
             return Ok(self);
         }
@@ -121,14 +122,14 @@ impl Value {
             _ if dtype.is_float() => self.into_float(context)?,
             _ => self.into_int(context)?,
         };
-        Ok(Value { dtype, place: Place::Device(tensor) })
+        Ok(Value { dtype, place: Place::Device(Box::new(tensor)) })
     }
 
     /// The value on the host; waits for the device.
     pub(crate) fn into_host(self) -> Result<Tensor, String> {
         let tensor = match self.place {
             Place::Host(tensor) => return Ok(tensor),
-            Place::Device(tensor) => tensor,
+            Place::Device(tensor) => *tensor,
         };
         let data = match self.dtype {
             DType::Bool => read_sync(B::bool_into_data(tensor)),

@@ -42,9 +42,8 @@ pub(crate) fn run(args: &Run) -> Result<()> {
 }
 
 fn read_input(argument: &str) -> Result<NamedTensor> {
-    let (name, path) = argument
-        .split_once('=')
-        .ok_or_else(|| Usage(format!("--input {argument:?} is not NAME=FILE.npy")))?;
+    let (name, path) =
+        argument.split_once('=').ok_or_else(|| Usage(format!("--input {argument:?} is not NAME=FILE.npy")))?;
     Ok(NamedTensor::new(name, npy::read(Path::new(path))?))
 }
 

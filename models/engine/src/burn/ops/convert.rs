@@ -36,7 +36,7 @@ fn constant(node: &Node, _: i64) -> Result<BoxOp, OpError> {
     };
     one(move |context, _| {
         let value = Value::host(tensor.clone());
-        if value.is_float() { value.to_device(context) } else { Ok(value) }
+        if value.is_float() { value.into_device(context) } else { Ok(value) }
     })
 }
 

@@ -54,7 +54,7 @@ fn resolve_reshape(from: &[usize], target: &[i64], allow_zero: bool) -> Result<V
     if let Some(index) = free {
         let total: usize = from.iter().product();
         let known = hedge_tensor::element_count(&shape).ok_or_else(wrong)?;
-        if known == 0 || total % known != 0 {
+        if known == 0 || !total.is_multiple_of(known) {
             return Err(wrong());
         }
         shape[index] = total / known;

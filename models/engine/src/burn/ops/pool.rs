@@ -12,8 +12,8 @@ pub(super) fn builder(op: &str) -> Option<Builder> {
     Some(match op {
         "MaxPool" => max_pool,
         "AveragePool" => average_pool,
-        "GlobalAveragePool" => |_, _| global(|x, axis| B::float_mean_dim(x, axis)),
-        "GlobalMaxPool" => |_, _| global(|x, axis| B::float_max_dim(x, axis)),
+        "GlobalAveragePool" => |_, _| global(B::float_mean_dim),
+        "GlobalMaxPool" => |_, _| global(B::float_max_dim),
         _ => return None,
     })
 }

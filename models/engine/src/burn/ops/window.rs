@@ -114,13 +114,13 @@ impl Window {
     }
 
     fn check(&self, spatial: &[usize]) -> Result<(), OpError> {
-        for axis in 0..spatial.len() {
+        for (axis, &size) in spatial.iter().enumerate() {
             let extent = (self.kernel[axis] - 1).saturating_mul(self.dilations[axis]).saturating_add(1);
             let (begin, end) = self.pads[axis];
-            if spatial[axis].saturating_add(begin).saturating_add(end) < extent {
+            let padded = size.saturating_add(begin).saturating_add(end);
+            if padded < extent {
                 return Err(OpError::new(format!(
-                    "its window spans {extent} elements, but dimension {axis} of the padded input has only {}",
-                    spatial[axis].saturating_add(begin).saturating_add(end)
+                    "its window spans {extent} elements, but dimension {axis} of the padded input has only {padded}"
                 )));
             }
         }
