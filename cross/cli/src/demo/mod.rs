@@ -34,8 +34,9 @@ use self::world::{Parts, World};
 use crate::failure::with_hint;
 use crate::output::{say, write_json};
 
-/// What is logged without `RUST_LOG`: warnings, but not of the link that the demonstration itself cuts.
-const LOG_LEVEL: &str = "warn,hedge_link=error,hedge_agent::cloud=error";
+/// What is logged without `RUST_LOG`: warnings, but neither of the link that the demonstration itself cuts, nor of a Vulkan
+/// loader without a driver, which the probe takes for what it is: no GPU.
+const LOG_LEVEL: &str = "warn,hedge_link=error,hedge_agent::cloud=error,wgpu_hal=off";
 
 /// `hedge demo`.
 #[derive(Args)]
