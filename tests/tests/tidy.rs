@@ -156,6 +156,20 @@ fn there_is_one_tls_and_one_crypto_provider() {
 }
 
 #[test]
+fn running_building_and_testing_share_one_build() {
+    // With other features for any crate below burn, cargo would compile burn once more (docs/decisions/0004).
+    let workspace = features(&["--workspace", "--edges", "normal,build"]);
+    let run = features(&["--package", "hedge", "--edges", "normal,build"]);
+    let tests = features(&["--workspace", "--edges", "normal,build,dev"]);
+    for (other, command) in [(run, "cargo run"), (tests, "cargo test --workspace")] {
+        for (package, features) in &other {
+            let built = workspace.get(package).unwrap_or(features);
+            assert!(built.is_superset(features), "{package}: {command} wants {features:?}, the workspace {built:?}");
+        }
+    }
+}
+
+#[test]
 fn every_crate_takes_the_workspaces_lints() {
     for package in workspace() {
         let manifest = std::fs::read_to_string(&package.manifest).expect("a manifest");
@@ -216,6 +230,20 @@ fn tree(package: &str) -> BTreeSet<String> {
     let arguments = ["tree", "--package", package, "--edges", "normal", "--prefix", "none", "--offline"];
     let lines = cargo(&arguments);
     lines.lines().filter_map(|line| line.split(' ').next()).map(str::to_owned).collect()
+}
+
+/// The features that each crate of a selection is built with; a crate may stand there twice, for the host and the target.
+fn features(selection: &[&str]) -> BTreeMap<String, BTreeSet<String>> {
+    let arguments = [&["tree", "--prefix", "none", "--offline", "--format", "{p}|{f}"], selection].concat();
+    let mut features: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+    for line in cargo(&arguments).lines() {
+        if let Some((package, with)) = line.split_once('|') {
+            // The mark of a crate whose own dependencies were shown before.
+            let with = with.trim_end_matches(" (*)");
+            features.entry(package.to_owned()).or_default().insert(with.to_owned());
+        }
+    }
+    features
 }
 
 fn cargo(arguments: &[&str]) -> String {

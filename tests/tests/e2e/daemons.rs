@@ -6,6 +6,7 @@ use hedge_tests::binaries::binaries;
 use hedge_tests::broker::Embedded;
 use hedge_tests::daemons::{Agent, AgentSetup, Gateway};
 use hedge_tests::digits;
+use hedge_tests::http::Client;
 use hedge_tests::program::command;
 use serde_json::Value;
 
@@ -57,6 +58,24 @@ fn daemons_that_are_asked_to_end_do_so_in_order_and_without_warnings() {
     assert!(gateway.program.terminate().success());
     for line in agent.program.log().iter().chain(&gateway.program.log()) {
         assert!(!line.contains(r#""level":"WARN""#) && !line.contains(r#""level":"ERROR""#), "{line}");
+    }
+}
+
+#[test]
+fn every_metric_is_documented() {
+    let document = hedge_tests::root().join("docs/operations.md");
+    let document = std::fs::read_to_string(document).expect("docs/operations.md");
+    let broker = Embedded::start();
+    let gateway = Gateway::start("gateway-1", broker.url());
+    let agent = AgentSetup::default().start();
+    for address in [agent.address, gateway.address] {
+        let metrics = Client::new(address).get("/metrics").expect("metrics").text();
+        let names: Vec<&str> =
+            metrics.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split(' ').next()).collect();
+        assert!(names.len() > 5, "{metrics}");
+        for name in names {
+            assert!(document.contains(&format!("`{name}")), "{name} is not in docs/operations.md");
+        }
     }
 }
 
