@@ -116,7 +116,7 @@ impl Device {
 
     /// The devices that `choice` allows, the CPU first where it is among them.
     pub fn candidates(choice: DeviceChoice) -> Vec<Device> {
-        let gpus = || graphics_devices().into_iter();
+        let gpus = || graphics_devices().iter().cloned();
         match choice {
             DeviceChoice::Cpu => vec![Device::cpu()],
             DeviceChoice::Auto => {
@@ -166,7 +166,8 @@ impl Device {
 
 /// Looks at every device of this machine; opens none.
 pub fn probe() -> ProbeReport {
-    let found = std::iter::once(Device::cpu()).chain(graphics_devices()).map(|device| device.info).collect();
+    let found =
+        std::iter::once(Device::cpu()).chain(graphics_devices().iter().cloned()).map(|device| device.info).collect();
     ProbeReport { found }
 }
 
@@ -176,9 +177,21 @@ pub fn set_threads(threads: usize) -> bool {
     rayon::ThreadPoolBuilder::new().num_threads(threads.max(1)).build_global().is_ok()
 }
 
-fn graphics_devices() -> Vec<Device> {
+/// Adapters are looked for once in the life of a process: it costs milliseconds, and some drivers write to standard error
+/// each time.
+fn graphics_devices() -> &'static [Device] {
+    static FOUND: OnceLock<Vec<Device>> = OnceLock::new();
+    FOUND.get_or_init(find_graphics_devices)
+}
+
+fn find_graphics_devices() -> Vec<Device> {
     let backends = wgpu::Backends::VULKAN | wgpu::Backends::METAL | wgpu::Backends::DX12;
-    let descriptor = wgpu::InstanceDescriptor { backends, ..wgpu::InstanceDescriptor::new_without_display_handle() };
+    let descriptor = wgpu::InstanceDescriptor {
+        backends,
+        // The debugging flags of a debug build would log what the Vulkan loader says as errors.
+        flags: wgpu::InstanceFlags::empty(),
+        ..wgpu::InstanceDescriptor::new_without_display_handle()
+    };
     let instance = wgpu::Instance::new(descriptor);
     let mut seen: HashMap<&'static str, usize> = HashMap::new();
     read_sync(instance.enumerate_adapters(backends)).iter().map(|adapter| describe(adapter, &mut seen)).collect()

@@ -120,6 +120,15 @@ impl Port {
             let (actual, expected) = (tensor.shape().to_vec(), self.shape_text());
             return Err(InputError::Shape { name: self.name.clone(), actual, expected });
         }
+        Ok(())
+    }
+
+    /// What a sample of a caller's must be besides: there, and made of numbers.
+    fn check_elements(&self, tensor: &Tensor) -> Result<(), InputError> {
+        if tensor.is_empty() {
+            let (actual, expected) = (tensor.shape().to_vec(), self.shape_text());
+            return Err(InputError::Shape { name: self.name.clone(), actual, expected });
+        }
         match tensor.first_non_finite() {
             Some(index) => Err(InputError::NotFinite { name: self.name.clone(), index }),
             None => Ok(()),
@@ -129,7 +138,7 @@ impl Port {
     fn admits(&self, shape: &[usize]) -> bool {
         let fits = |(dim, &size): (&Dim, &usize)| match dim {
             Dim::Known(known) => *known == size,
-            _ => size > 0,
+            Dim::Named(_) | Dim::Unknown => true,
         };
         self.shape.len() == shape.len() && self.shape.iter().zip(shape).all(fits)
     }
@@ -156,7 +165,7 @@ impl Signature {
         self.outputs.iter().find(|port| port.name == name)
     }
 
-    /// Checks `inputs` (any order) and returns them in the order of the model.
+    /// Checks names, types and shapes of `inputs` (any order) and returns them in the order of the model.
     pub fn arrange(&self, inputs: Vec<NamedTensor>) -> Result<Vec<NamedTensor>, InputError> {
         let mut slots: Vec<Option<NamedTensor>> = self.inputs.iter().map(|_| None).collect();
         for input in inputs {
@@ -174,24 +183,11 @@ impl Signature {
         slots.into_iter().enumerate().map(|(index, slot)| slot.ok_or_else(|| missing(index))).collect()
     }
 
-    /// Checks that `row` is one sample: all inputs there, and where the model is batched each with a leading dimension of 1.
-    pub fn check_row(&self, row: &[NamedTensor]) -> Result<(), InputError> {
-        let arranged = self.arrange(row.to_vec())?;
-        match self.rows_of(&arranged)? {
-            1 => Ok(()),
-            rows => Err(InputError::Rows {
-                name: arranged[0].name.clone(),
-                actual: rows,
-                first: "a sample".to_owned(),
-                expected: 1,
-            }),
-        }
-    }
-
     /// Checks a whole request and splits it into samples, each in the order of the model's inputs. A model that is not
-    /// batched takes the request as one sample.
+    /// batched takes the request as one sample. Requests come from strangers: empty tensors, NaN and infinities are refused.
     pub fn split(&self, inputs: Vec<NamedTensor>) -> Result<Vec<Vec<NamedTensor>>, InputError> {
         let inputs = self.arrange(inputs)?;
+        self.check_elements(&inputs)?;
         if !self.batched {
             return Ok(vec![inputs]);
         }
@@ -223,6 +219,11 @@ impl Signature {
                 Ok(NamedTensor::new(first[column].name.clone(), Tensor::stack(&parts)?))
             })
             .collect()
+    }
+
+    /// `arranged` is in the order of the model.
+    fn check_elements(&self, arranged: &[NamedTensor]) -> Result<(), InputError> {
+        self.inputs.iter().zip(arranged).try_for_each(|(port, input)| port.check_elements(&input.tensor))
     }
 
     fn rows_of(&self, inputs: &[NamedTensor]) -> Result<usize, InputError> {

@@ -2,6 +2,7 @@
 
 mod bench;
 mod check;
+mod conform;
 mod run;
 
 use std::path::{Path, PathBuf};
@@ -15,6 +16,8 @@ use hedge_graph::Graph;
 pub(crate) enum Model {
     /// Lists a model's inputs, outputs and operators, and every operator that is missing.
     Check(check::Check),
+    /// Runs ONNX's own backend cases.
+    Conform(conform::Conform),
     /// Runs a model once on `.npy` files.
     Run(run::Run),
     /// Times a model.
@@ -24,6 +27,7 @@ pub(crate) enum Model {
 pub(crate) fn run(model: Model) -> Result<()> {
     match model {
         Model::Check(check) => check::run(&check),
+        Model::Conform(conform) => conform::run(&conform),
         Model::Run(run) => run::run(&run),
         Model::Bench(bench) => bench::run(&bench),
     }

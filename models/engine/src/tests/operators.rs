@@ -103,6 +103,21 @@ fn shapes_that_do_not_fit_are_errors_with_the_nodes_name() {
 }
 
 #[test]
+fn what_an_operator_cannot_do_is_refused_and_never_left_out() {
+    use crate::{Device, Executor, burn::BurnExecutor};
+    let kernel = ("kernel_shape", Attribute::Ints(vec![2, 2]));
+    let cases = [
+        one_operator("AveragePool", 1, &[], &[kernel, ("dilations", Attribute::Ints(vec![2, 2]))]),
+        one_operator("BatchNormalization", 1, &[], &[("training_mode", Attribute::Int(1))]),
+        one_operator("Pad", 1, &[], &[("mode", Attribute::String(b"wrap".to_vec()))]),
+    ];
+    for graph in cases {
+        let refused = BurnExecutor.prepare(&graph, &Device::cpu()).err();
+        assert!(matches!(refused, Some(PrepareError::Node { .. })), "{refused:?}");
+    }
+}
+
+#[test]
 fn all_missing_operators_are_named_at_once_with_their_nodes() {
     use crate::{Device, Executor, burn::BurnExecutor};
     let mut graph = one_operator("Frobnicate", 1, &[], &[]);

@@ -22,7 +22,18 @@ mod write;
 #[cfg(test)]
 mod tests;
 
+use bytes::Bytes;
+use hedge_tensor::Tensor;
+use prost::Message;
+
 pub use read::{MAX_FILE_BYTES, MAX_NODES, MAX_RANK, ReadError};
+
+/// Reads a file that holds one tensor (`TensorProto`), as ONNX's backend cases keep their inputs and outputs.
+pub fn read_tensor_file(bytes: Bytes) -> Result<Tensor, ReadError> {
+    let proto =
+        proto::TensorProto::decode(bytes).map_err(|error| ReadError::Malformed { reason: error.to_string() })?;
+    tensor::read_tensor(proto, "the tensor")
+}
 
 /// The messages as prost makes them.
 #[allow(missing_docs, unreachable_pub, clippy::all)]

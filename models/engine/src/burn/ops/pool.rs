@@ -36,6 +36,9 @@ fn average_pool(node: &Node, _: i64) -> Result<BoxOp, OpError> {
     let spec = WindowSpec::read(node)?;
     let ceil = node.int("ceil_mode", 0) != 0;
     let count_pads = node.int("count_include_pad", 0) != 0;
+    if node.ints("dilations").is_some_and(|dilations| dilations.iter().any(|&dilation| dilation != 1)) {
+        return Err(OpError::new("dilated averages are not supported"));
+    }
     one(move |context, mut inputs| {
         pooled(inputs.take(0)?, &spec, context, |x, window| average(x, window, count_pads, ceil))
     })
