@@ -155,6 +155,15 @@ impl Tensor {
         Ok(bytemuck::allocation::pod_collect_to_vec(&self.data))
     }
 
+    /// The elements of a float tensor of any width, exactly; `None` for other types.
+    pub fn to_doubles(&self) -> Option<Vec<f64>> {
+        match self.dtype {
+            DType::F16 => self.to_vec::<half::f16>().ok().map(|values| values.into_iter().map(f64::from).collect()),
+            DType::F32 => self.to_vec::<f32>().ok().map(|values| values.into_iter().map(f64::from).collect()),
+            _ => self.to_vec::<f64>().ok(),
+        }
+    }
+
     /// A copy of a [`DType::Bool`] tensor's elements; every byte but 0 is true.
     pub fn to_bools(&self) -> Result<Vec<bool>, TensorError> {
         if self.dtype != DType::Bool {
@@ -290,6 +299,14 @@ mod tests {
         bytes.extend_from_slice(&7f64.to_le_bytes());
         let tensor = Tensor::new(DType::F64, vec![1], Bytes::from(bytes).slice(1..)).unwrap();
         assert_eq!(tensor.to_vec::<f64>().unwrap(), [7.]);
+    }
+
+    #[test]
+    fn floats_of_every_width_widen_exactly() {
+        assert_eq!(Tensor::scalar(half::f16::from_f32(0.5)).to_doubles(), Some(vec![0.5]));
+        assert_eq!(Tensor::scalar(0.1f32).to_doubles(), Some(vec![f64::from(0.1f32)]));
+        assert_eq!(Tensor::scalar(0.1f64).to_doubles(), Some(vec![0.1]));
+        assert_eq!(Tensor::scalar(1u8).to_doubles(), None);
     }
 
     #[test]

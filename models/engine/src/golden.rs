@@ -108,7 +108,7 @@ fn difference(actual: &Tensor, reference: &Tensor) -> Option<f64> {
     if !reference.dtype().is_float() {
         return (actual == reference).then_some(0.0);
     }
-    let (actual, reference) = (numbers(actual)?, numbers(reference)?);
+    let (actual, reference) = (actual.to_doubles()?, reference.to_doubles()?);
     let scale = reference.iter().filter(|value| value.is_finite()).fold(1f64, |scale, value| scale.max(value.abs()));
     let mut error = 0f64;
     for (a, b) in actual.into_iter().zip(reference) {
@@ -121,15 +121,6 @@ fn difference(actual: &Tensor, reference: &Tensor) -> Option<f64> {
         error = error.max((a - b).abs() / scale);
     }
     Some(error)
-}
-
-fn numbers(tensor: &Tensor) -> Option<Vec<f64>> {
-    match tensor.dtype() {
-        DType::F16 => Some(tensor.to_vec::<half::f16>().ok()?.into_iter().map(f64::from).collect()),
-        DType::F32 => Some(tensor.to_vec::<f32>().ok()?.into_iter().map(f64::from).collect()),
-        DType::F64 => tensor.to_vec::<f64>().ok(),
-        _ => None,
-    }
 }
 
 #[cfg(test)]

@@ -158,12 +158,10 @@ impl Value {
     /// The elements of a float value.
     pub(crate) fn to_floats(&self) -> Result<Vec<f32>, OpError> {
         let tensor = self.clone().into_host().map_err(OpError::new)?;
-        match tensor.dtype() {
-            DType::F32 => Ok(tensor.to_vec::<f32>()?),
-            DType::F64 => Ok(tensor.to_vec::<f64>()?.into_iter().map(|value| value as f32).collect()),
-            DType::F16 => Ok(tensor.to_vec::<half::f16>()?.into_iter().map(half::f16::to_f32).collect()),
-            other => Err(OpError::new(format!("floats are needed, but this one is {other}"))),
-        }
+        let values = tensor
+            .to_doubles()
+            .ok_or_else(|| OpError::new(format!("floats are needed, but this one is {}", tensor.dtype())))?;
+        Ok(values.into_iter().map(|value| value as f32).collect())
     }
 }
 

@@ -10,7 +10,7 @@ use anyhow::{Context, Result, bail};
 use clap::Args;
 use hedge_engine::{Device, Model};
 use hedge_graph::Graph;
-use hedge_tensor::{DType, Tensor};
+use hedge_tensor::Tensor;
 use indicatif::ProgressBar;
 use serde_json::{Value, json};
 
@@ -191,20 +191,12 @@ impl Tolerance {
         if !expected.dtype().is_float() {
             return (actual != expected).then(|| "its values differ".to_owned());
         }
-        let (actual, expected) = (floats(actual)?, floats(expected)?);
+        let (actual, expected) = (actual.to_doubles()?, expected.to_doubles()?);
         let close = |(a, e): (&f64, &f64)| {
             a == e || (a.is_nan() && e.is_nan()) || (a - e).abs() <= self.absolute + self.relative * e.abs()
         };
         let index = actual.iter().zip(&expected).position(|pair| !close(pair))?;
         Some(format!("element {index} is {}, but must be {}", actual[index], expected[index]))
-    }
-}
-
-fn floats(tensor: &Tensor) -> Option<Vec<f64>> {
-    match tensor.dtype() {
-        DType::F16 => Some(tensor.to_vec::<half::f16>().ok()?.into_iter().map(f64::from).collect()),
-        DType::F32 => Some(tensor.to_vec::<f32>().ok()?.into_iter().map(f64::from).collect()),
-        _ => tensor.to_vec::<f64>().ok(),
     }
 }
 
