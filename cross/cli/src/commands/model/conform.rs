@@ -83,7 +83,7 @@ fn examine(folder: &Path, device: &Device, tolerance: Tolerance) -> Result<Outco
     for data in data_sets(folder)? {
         let inputs = read_tensors(&data, "input")?;
         let expected = read_tensors(&data, "output")?;
-        let outputs = model.run_arranged(&by_signature(&graph, &model, inputs)?)?;
+        let outputs = model.run_arranged(&by_signature(&graph, &model, &inputs)?)?;
         for (output, expected) in outputs.iter().zip(&expected) {
             if let Some(why) = tolerance.difference(&output.tensor, expected) {
                 return Ok(Outcome::Failed(format!("output {:?}: {why}", output.name)));
@@ -94,7 +94,7 @@ fn examine(folder: &Path, device: &Device, tolerance: Tolerance) -> Result<Outco
 }
 
 /// The inputs in the file's order are those of the graph; a signature leaves out the ones that have a constant value.
-fn by_signature(graph: &Graph, model: &Model, inputs: Vec<Tensor>) -> Result<Vec<Tensor>> {
+fn by_signature(graph: &Graph, model: &Model, inputs: &[Tensor]) -> Result<Vec<Tensor>> {
     let names: Vec<&str> = graph.inputs.iter().map(|input| input.name.as_str()).collect();
     let at = |name: &str| names.iter().position(|other| *other == name).and_then(|index| inputs.get(index)).cloned();
     let port = |name: &str| at(name).with_context(|| format!("the case has no data for input {name:?}"));
