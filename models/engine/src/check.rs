@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use hedge_graph::{Graph, Node};
+use hedge_graph::Graph;
 
 use crate::burn::is_supported;
 
@@ -67,12 +67,7 @@ pub fn check(graph: &Graph) -> CheckReport {
 fn collect(graph: &Graph, uses: &mut BTreeMap<(String, String), Vec<String>>) {
     for node in &graph.nodes {
         let domain = if node.domain == "ai.onnx" { String::new() } else { node.domain.clone() };
-        uses.entry((domain, node.op.clone())).or_default().push(node_name(node));
+        uses.entry((domain, node.op.clone())).or_default().push(node.display_name().to_owned());
         node.subgraphs().for_each(|subgraph| collect(subgraph, uses));
     }
-}
-
-/// The node's name, or that of its first output where it has none.
-pub(crate) fn node_name(node: &Node) -> String {
-    if node.name.is_empty() { node.outputs.first().cloned().unwrap_or_default() } else { node.name.clone() }
 }

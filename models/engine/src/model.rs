@@ -83,9 +83,8 @@ impl Model {
         if trial.reference.is_empty() && devices[0].kind() != DeviceKind::Cpu {
             trial.reference = Model::on(graph, &signature, Device::cpu())?.run(&golden.inputs)?;
         }
-        let mut model = trial.fastest(devices)?;
+        let model = trial.fastest(devices)?;
         announce(&model, choice);
-        model.signature = signature;
         Ok(model)
     }
 

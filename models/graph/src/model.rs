@@ -235,10 +235,15 @@ impl Node {
         })
     }
 
-    /// What to call the node in a message: its operator and its name, or the first value it makes.
-    pub fn label(&self) -> String {
+    /// Its name, or the first value it makes where it has none.
+    pub fn display_name(&self) -> &str {
         let name = if self.name.is_empty() { self.outputs.first() } else { Some(&self.name) };
-        format!("{} '{}'", self.qualified_op(), name.map_or("", String::as_str))
+        name.map_or("", String::as_str)
+    }
+
+    /// What to call the node in a message: its operator and its [`Node::display_name`].
+    pub fn label(&self) -> String {
+        format!("{} '{}'", self.qualified_op(), self.display_name())
     }
 
     /// The operator with its domain, such as `Conv` or `com.microsoft.FusedConv`.

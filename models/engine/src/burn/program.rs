@@ -6,7 +6,7 @@ use hedge_graph::{Graph, Node};
 
 use super::ops::{self, BoxOp, Inputs};
 use super::{Context, Value};
-use crate::check::{check, node_name};
+use crate::check::check;
 use crate::{PrepareError, RunError};
 
 /// Integer values with at most this many elements are computed on the host, next to the shapes that they usually are.
@@ -15,8 +15,8 @@ const HOST_ELEMENTS: usize = 4096;
 /// A prepared graph, for one device.
 pub(crate) struct Program {
     steps: Vec<Step>,
-    /// One a value; constants are there from the start.
-    slots: Vec<Option<Value>>,
+    /// By slot; what is computed in a run has none.
+    constants: Vec<Option<Value>>,
     inputs: Vec<usize>,
     outputs: Vec<usize>,
     host: Context,
@@ -46,7 +46,7 @@ impl Program {
         let mut names = Names::default();
         let host = Context::host();
         let mut program =
-            Program { steps: Vec::new(), slots: Vec::new(), inputs: Vec::new(), outputs: Vec::new(), host };
+            Program { steps: Vec::new(), constants: Vec::new(), inputs: Vec::new(), outputs: Vec::new(), host };
         program.place_initializers(graph, context, &mut names)?;
         let given = graph.inputs.iter().filter(|input| !graph.initializers.contains_key(&input.name));
         program.inputs = given.map(|input| names.slot(&input.name)).collect();
@@ -54,7 +54,7 @@ impl Program {
             program.add(node, graph.opset, context, &mut names)?;
         }
         program.outputs = graph.outputs.iter().map(|output| names.slot(&output.name)).collect();
-        program.slots.resize(names.count(), None);
+        program.constants.resize(names.count(), None);
         program.mark_last_uses();
         program.drop_unused_constants();
         Ok(program)
@@ -62,12 +62,13 @@ impl Program {
 
     /// Runs the steps on `inputs`, in the order of the graph's inputs.
     pub(crate) fn run(&self, context: &Context, inputs: Vec<Value>) -> Result<Vec<Value>, RunError> {
-        let mut slots = self.slots.clone();
+        let mut slots = vec![None; self.constants.len()];
         for (&slot, value) in self.inputs.iter().zip(inputs) {
             slots[slot] = Some(value);
         }
         for step in &self.steps {
-            let inputs = step.inputs.iter().map(|source| source.and_then(|source| source.read(&mut slots))).collect();
+            let inputs =
+                step.inputs.iter().map(|source| source.and_then(|source| self.read(source, &mut slots))).collect();
             let values = self.execute(step, context, Inputs::new(inputs))?;
             for (slot, value) in step.outputs.iter().zip(values) {
                 if let Some(slot) = *slot {
@@ -75,7 +76,15 @@ impl Program {
                 }
             }
         }
-        self.outputs.iter().map(|&slot| slots[slot].clone().ok_or_else(|| missing_output(slot))).collect()
+        let output =
+            |&slot: &usize| self.read(Source { slot, last: false }, &mut slots).ok_or_else(|| missing_output(slot));
+        self.outputs.iter().map(output).collect()
+    }
+
+    /// What was computed in this run, or a constant.
+    fn read(&self, source: Source, slots: &mut [Option<Value>]) -> Option<Value> {
+        let computed = if source.last { slots[source.slot].take() } else { slots[source.slot].clone() };
+        computed.or_else(|| self.constants[source.slot].clone())
     }
 
     fn execute(&self, step: &Step, context: &Context, inputs: Inputs) -> Result<Vec<Value>, RunError> {
@@ -101,23 +110,23 @@ impl Program {
                 op: "initializer".to_owned(),
                 why: why.to_string(),
             })?;
-            self.slots.resize(names.count(), None);
-            self.slots[slot] = Some(value);
+            self.constants.resize(names.count(), None);
+            self.constants[slot] = Some(value);
         }
         Ok(())
     }
 
     fn add(&mut self, node: &Node, opset: i64, context: &Context, names: &mut Names) -> Result<(), PrepareError> {
-        let fail = |why: String| PrepareError::Node { node: node_name(node), op: node.op.clone(), why };
+        let fail = |why: String| PrepareError::Node { node: node.display_name().to_owned(), op: node.op.clone(), why };
         let builder = ops::builder(&node.domain, &node.op).ok_or_else(|| fail("it is not supported".to_owned()))?;
         let run = builder(node, opset).map_err(|error| fail(error.to_string()))?;
         let slot = |names: &mut Names, name: &String| (!name.is_empty()).then(|| names.slot(name));
         let inputs =
             node.inputs.iter().map(|name| slot(names, name).map(|slot| Source { slot, last: false })).collect();
         let outputs = node.outputs.iter().map(|name| slot(names, name)).collect();
-        let step = Step { node: node_name(node), op: node.op.clone(), run, inputs, outputs };
-        self.slots.resize(names.count(), None);
-        if step.inputs.iter().flatten().all(|source| self.slots[source.slot].is_some()) {
+        let step = Step { node: node.display_name().to_owned(), op: node.op.clone(), run, inputs, outputs };
+        self.constants.resize(names.count(), None);
+        if step.inputs.iter().flatten().all(|source| self.constants[source.slot].is_some()) {
             return self.fold(&step, context).map_err(|error| fail(error.to_string()));
         }
         self.steps.push(step);
@@ -127,18 +136,18 @@ impl Program {
     /// Computes a step whose inputs are all constants, once and for all.
     fn fold(&mut self, step: &Step, context: &Context) -> Result<(), RunError> {
         let inputs =
-            step.inputs.iter().map(|source| source.and_then(|source| self.slots[source.slot].clone())).collect();
+            step.inputs.iter().map(|source| source.and_then(|source| self.constants[source.slot].clone())).collect();
         let values = self.execute(step, context, Inputs::new(inputs))?;
         for (slot, value) in step.outputs.iter().zip(values) {
             if let Some(slot) = *slot {
-                self.slots[slot] = Some(value);
+                self.constants[slot] = Some(value);
             }
         }
         Ok(())
     }
 
     fn mark_last_uses(&mut self) {
-        let mut needed: Vec<bool> = self.slots.iter().map(Option::is_some).collect();
+        let mut needed: Vec<bool> = self.constants.iter().map(Option::is_some).collect();
         self.outputs.iter().for_each(|&slot| needed[slot] = true);
         for step in self.steps.iter_mut().rev() {
             for source in step.inputs.iter_mut().rev().flatten() {
@@ -149,20 +158,14 @@ impl Program {
 
     /// A folded step's own inputs need no memory any more.
     fn drop_unused_constants(&mut self) {
-        let mut used = vec![false; self.slots.len()];
+        let mut used = vec![false; self.constants.len()];
         let reads = self.steps.iter().flat_map(|step| step.inputs.iter().flatten()).map(|source| source.slot);
         reads.chain(self.outputs.iter().copied()).for_each(|slot| used[slot] = true);
-        for (slot, used) in self.slots.iter_mut().zip(used) {
+        for (slot, used) in self.constants.iter_mut().zip(used) {
             if !used {
                 *slot = None;
             }
         }
-    }
-}
-
-impl Source {
-    fn read(self, slots: &mut [Option<Value>]) -> Option<Value> {
-        if self.last { slots[self.slot].take() } else { slots[self.slot].clone() }
     }
 }
 

@@ -5,7 +5,7 @@ use hedge_graph::Node;
 
 use super::window::{Window, WindowSpec, spatial_of};
 use super::{BoxOp, Builder, OpError, one, size_of};
-use crate::burn::{B, Context, Primitive, Value};
+use crate::burn::{B, Context, Value};
 
 pub(super) fn builder(op: &str) -> Option<Builder> {
     match op {
@@ -51,12 +51,8 @@ fn convolve(
     Ok(Value::float(match spatial.len() {
         1 => B::conv1d(x, weight, bias, options(&window, groups)),
         2 => B::conv2d(x, weight, bias, options(&window, groups)),
-        _ => conv3d(x, weight, bias, &window, groups),
+        _ => B::conv3d(x, weight, bias, options(&window, groups)),
     }))
-}
-
-fn conv3d(x: Primitive, weight: Primitive, bias: Option<Primitive>, window: &Window, groups: usize) -> Primitive {
-    B::conv3d(x, weight, bias, options(window, groups))
 }
 
 fn options<const N: usize>(window: &Window, groups: usize) -> ConvOptions<N> {
