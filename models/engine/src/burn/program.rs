@@ -88,10 +88,10 @@ impl Program {
     }
 
     fn execute(&self, step: &Step, context: &Context, inputs: Inputs) -> Result<Vec<Value>, RunError> {
-        let on_host = inputs.fit_the_host(HOST_ELEMENTS);
+        let on_host = step.run.is_on_host() || inputs.fit_the_host(HOST_ELEMENTS);
         let context = if on_host { &self.host } else { context };
         let fail = |why: String| RunError::Node { node: step.node.clone(), op: step.op.clone(), why };
-        let values = (step.run)(context, inputs).map_err(|error| fail(error.to_string()))?;
+        let values = step.run.run(context, inputs).map_err(|error| fail(error.to_string()))?;
         if !on_host {
             return Ok(values);
         }

@@ -4,23 +4,54 @@
 //! on, so that a model's mistake is an error with the node's name.
 
 mod activation;
+mod attention;
+mod control;
 mod convert;
 mod convolution;
+mod detect;
+mod einsum;
 mod elementwise;
+mod generate;
+mod host;
+mod index;
+mod integer;
 mod layout;
 mod linear;
+mod loss;
 mod normalize;
 mod pool;
+mod quantized;
+mod random;
+mod recurrent;
 mod reduce;
+mod resample;
+mod running;
+mod sequence;
+mod signal;
+mod sort;
 mod window;
 
 use hedge_graph::Node;
-use hedge_tensor::TensorError;
+use hedge_tensor::{Tensor, TensorError};
 
 use super::{Context, Value};
 
 /// A prepared operator.
-pub(crate) type BoxOp = Box<dyn Fn(&Context, Inputs) -> Result<Vec<Value>, OpError> + Send + Sync>;
+pub(crate) struct BoxOp {
+    run: Box<dyn Fn(&Context, Inputs) -> Result<Vec<Value>, OpError> + Send + Sync>,
+    on_host: bool,
+}
+
+impl BoxOp {
+    pub(crate) fn run(&self, context: &Context, inputs: Inputs) -> Result<Vec<Value>, OpError> {
+        (self.run)(context, inputs)
+    }
+
+    /// Whether it computes on the host whatever the device: then its inputs are brought there and its outputs stay.
+    pub(crate) fn is_on_host(&self) -> bool {
+        self.on_host
+    }
+}
 
 /// Reads a node of the given opset.
 pub(crate) type Builder = fn(&Node, i64) -> Result<BoxOp, OpError>;
@@ -57,6 +88,22 @@ pub(crate) fn builder(domain: &str, op: &str) -> Option<Builder> {
         layout::builder,
         reduce::builder,
         convert::builder,
+        integer::builder,
+        index::builder,
+        sort::builder,
+        generate::builder,
+        running::builder,
+        einsum::builder,
+        resample::builder,
+        recurrent::builder,
+        control::builder,
+        sequence::builder,
+        attention::builder,
+        quantized::builder,
+        signal::builder,
+        detect::builder,
+        loss::builder,
+        random::builder,
     ];
     families.iter().find_map(|family| family(op))
 }
@@ -94,12 +141,25 @@ impl Inputs {
 
 /// Boxes a closure with one output.
 fn one(f: impl Fn(&Context, Inputs) -> Result<Value, OpError> + Send + Sync + 'static) -> Result<BoxOp, OpError> {
-    Ok(Box::new(move |context, inputs| Ok(vec![f(context, inputs)?])))
+    many(move |context, inputs| Ok(vec![f(context, inputs)?]))
 }
 
 /// Boxes a closure with several outputs.
 fn many(f: impl Fn(&Context, Inputs) -> Result<Vec<Value>, OpError> + Send + Sync + 'static) -> Result<BoxOp, OpError> {
-    Ok(Box::new(f))
+    Ok(BoxOp { run: Box::new(f), on_host: false })
+}
+
+/// Boxes an operator that computes on host tensors: one whose output's shape depends on values, or that works on integers
+/// exactly. It has no gradient.
+fn on_host(
+    f: impl Fn(&[Option<Tensor>]) -> Result<Vec<Tensor>, OpError> + Send + Sync + 'static,
+) -> Result<BoxOp, OpError> {
+    let run = move |_: &Context, mut inputs: Inputs| {
+        let tensors = (0..inputs.0.len()).map(|index| inputs.optional(index).map(Value::into_host).transpose());
+        let tensors = tensors.collect::<Result<Vec<_>, _>>().map_err(OpError::new)?;
+        Ok(f(&tensors)?.into_iter().map(Value::host).collect())
+    };
+    Ok(BoxOp { run: Box::new(run), on_host: true })
 }
 
 /// `axis` counted from the front, for a tensor of `rank` dimensions.

@@ -1,0 +1,1 @@
+//! A model as it is shipped: ONNX with a manifest, golden vectors and input transforms as data.

@@ -1,0 +1,7 @@
+//! Operators on the bits of integers, and exact integer arithmetic.
+
+use super::Builder;
+
+pub(super) fn builder(_op: &str) -> Option<Builder> {
+    None
+}

@@ -1,0 +1,7 @@
+//! Operators that draw numbers.
+
+use super::Builder;
+
+pub(super) fn builder(_op: &str) -> Option<Builder> {
+    None
+}

@@ -1,0 +1,7 @@
+//! Recurrent layers.
+
+use super::Builder;
+
+pub(super) fn builder(_op: &str) -> Option<Builder> {
+    None
+}

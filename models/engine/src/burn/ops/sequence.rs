@@ -1,0 +1,7 @@
+//! Sequences and optionals.
+
+use super::Builder;
+
+pub(super) fn builder(_op: &str) -> Option<Builder> {
+    None
+}
