@@ -12,7 +12,7 @@ pub mod validate;
 
 pub use build::GraphBuilder;
 pub use model::{Attribute, Dim, Graph, Node, ValueInfo};
-pub use onnx::{ReadError, read_tensor_file};
+pub use onnx::{ExternalData, NoExternalData, ReadError, read_tensor_file};
 pub use validate::ValidateError;
 
 use sha2::Digest;

@@ -9,13 +9,17 @@
 //!
 //! The messages are ONNX's own (`proto/onnx.proto`). What a graph does not keep is dropped on reading: training
 //! information, device placement, quantization annotations, doc strings of single nodes. What would change the
-//! model's meaning if it were dropped is an error: model-local functions, sparse and external tensors, sequences, maps.
+//! model's meaning if it were dropped is an error: sparse tensors, sequences and maps as inputs or outputs. Calls of
+//! model-local functions are replaced by the functions' nodes.
 //!
 //! Nothing that a file merely declares is allocated: a tensor's dimensions are multiplied with overflow checks and must
-//! fit the bytes that are there. Decoding takes memory in proportion to the file (about a hundred bytes per node of
-//! two), so who takes files from strangers caps their size.
+//! fit the bytes that are there, and what messages become in memory is bounded before they are decoded (`split`).
 
+mod budget;
+mod external;
+mod functions;
 mod read;
+mod split;
 mod tensor;
 mod write;
 
@@ -26,13 +30,14 @@ use bytes::Bytes;
 use hedge_tensor::Tensor;
 use prost::Message;
 
+pub use external::{ExternalData, NoExternalData};
 pub use read::{MAX_FILE_BYTES, MAX_NODES, MAX_RANK, ReadError};
 
 /// Reads a file that holds one tensor (`TensorProto`), as ONNX's backend cases keep their inputs and outputs.
 pub fn read_tensor_file(bytes: Bytes) -> Result<Tensor, ReadError> {
     let proto =
         proto::TensorProto::decode(bytes).map_err(|error| ReadError::Malformed { reason: error.to_string() })?;
-    tensor::read_tensor(proto, "the tensor")
+    tensor::read_tensor(proto, "the tensor", &NoExternalData)
 }
 
 /// The messages as prost makes them.

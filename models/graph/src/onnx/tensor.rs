@@ -15,20 +15,27 @@
 use bytes::Bytes;
 use hedge_tensor::{DType, Tensor, element_count};
 
+use super::external::{ExternalData, read_external};
 use super::proto::{TensorProto, tensor_proto};
 use super::read::{MAX_RANK, ReadError};
 
 /// Reads a constant; `what` names it in errors, such as `initializer 'w'`.
-pub(super) fn read_tensor(proto: TensorProto, what: &str) -> Result<Tensor, ReadError> {
-    if proto.data_location() == tensor_proto::DataLocation::External || !proto.external_data.is_empty() {
-        return Err(ReadError::ExternalData { tensor: what.to_owned() });
-    }
+pub(super) fn read_tensor(
+    mut proto: TensorProto,
+    what: &str,
+    external: &dyn ExternalData,
+) -> Result<Tensor, ReadError> {
     if proto.segment.is_some() {
         return Err(bad_data(what, "it is split into segments, which no reader supports".into()));
     }
     let dtype = read_dtype(proto.data_type.unwrap_or_default(), what)?;
     let shape = read_dims(&proto.dims, what)?;
-    let data = match proto.raw_data {
+    let data = match proto.raw_data.take() {
+        _ if is_external(&proto) => {
+            let count = element_count(&shape).and_then(|count| count.checked_mul(dtype.size_bytes()));
+            let bytes = count.ok_or_else(|| bad_data(what, format!("shape {shape:?} has too many elements")))?;
+            read_external(&proto, bytes, external, what)?
+        }
         Some(raw) => raw,
         None => typed_data(dtype, &shape, &proto, what)?,
     };
@@ -36,6 +43,10 @@ pub(super) fn read_tensor(proto: TensorProto, what: &str) -> Result<Tensor, Read
         return Err(bad_data(what, "a boolean is neither 0 nor 1".into()));
     }
     Tensor::new(dtype, shape, data).map_err(|error| bad_data(what, error.to_string()))
+}
+
+fn is_external(proto: &TensorProto) -> bool {
+    proto.data_location() == tensor_proto::DataLocation::External || !proto.external_data.is_empty()
 }
 
 /// Writes a constant in its raw form, which shares the tensor's bytes.
@@ -111,9 +122,10 @@ fn bad_data(what: &str, reason: String) -> ReadError {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::onnx::NoExternalData;
 
     fn read(proto: TensorProto) -> Result<Tensor, ReadError> {
-        read_tensor(proto, "initializer 'w'")
+        read_tensor(proto, "initializer 'w'", &NoExternalData)
     }
 
     fn typed(dtype: DType, dims: &[i64]) -> TensorProto {
@@ -194,6 +206,6 @@ mod tests {
         let unknown = TensorProto { data_type: Some(99), ..TensorProto::default() };
         assert!(matches!(read(unknown), Err(ReadError::ElementType { dtype, .. }) if dtype == "99"));
         let external = TensorProto { data_location: Some(1), ..typed(DType::F32, &[1]) };
-        assert!(matches!(read(external), Err(ReadError::ExternalData { tensor }) if tensor == "initializer 'w'"));
+        assert!(matches!(read(external), Err(ReadError::ExternalData { tensor, .. }) if tensor == "initializer 'w'"));
     }
 }

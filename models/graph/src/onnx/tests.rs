@@ -4,11 +4,11 @@ use bytes::Bytes;
 use hedge_tensor::{DType, Tensor};
 use prost::Message;
 
-use super::ReadError;
 use super::proto::{
-    AttributeProto, FunctionProto, GraphProto, ModelProto, NodeProto, OperatorSetIdProto, SparseTensorProto,
+    AttributeProto, GraphProto, ModelProto, NodeProto, OperatorSetIdProto, SparseTensorProto, StringStringEntryProto,
     TensorProto, TypeProto, ValueInfoProto, attribute_proto::AttributeType, type_proto,
 };
+use super::{ExternalData, NoExternalData, ReadError};
 use crate::{Attribute, Dim, Graph, GraphBuilder, Node, ValidateError, ValueInfo, file_digest};
 
 /// A file with every kind of attribute, a subgraph, a constant of every type and every kind of dimension.
@@ -100,6 +100,124 @@ fn weights_are_slices_of_the_file() {
     assert!(file.as_ptr_range().contains(&data.as_ptr()));
 }
 
+/// Gives a few bytes at a time, as a network or a slow disk does.
+struct Trickle<'a>(&'a [u8]);
+
+impl std::io::Read for Trickle<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        let count = buffer.len().min(7);
+        self.0.read(&mut buffer[..count])
+    }
+}
+
+#[test]
+fn a_streamed_file_is_the_same_graph_with_aligned_weights() {
+    let mut graph = sample();
+    graph.initializers.insert("large".into(), Tensor::zeros(DType::F32, vec![5000]).unwrap());
+    let file = graph.write();
+    let read = Graph::read_from(&mut Trickle(&file), file.len() as u64, &NoExternalData).unwrap();
+    assert_eq!(read, graph);
+    assert!(read.initializers["large"].bytes().as_ptr().addr().is_multiple_of(8));
+}
+
+#[test]
+fn a_stream_that_ends_early_is_an_error() {
+    let file = sample().write();
+    for length in 0..file.len() {
+        let error = Graph::read_from(&mut &file[..length], file.len() as u64, &NoExternalData).unwrap_err();
+        assert!(matches!(error, ReadError::Io { .. } | ReadError::Malformed { .. }), "{error}");
+    }
+}
+
+/// Data files by name.
+struct Folder(Vec<(&'static str, Vec<u8>)>);
+
+impl ExternalData for Folder {
+    fn read(&self, location: &str, offset: u64, length: Option<u64>) -> Result<Bytes, String> {
+        let (_, data) = self.0.iter().find(|(name, _)| *name == location).ok_or("there is no such file")?;
+        let from = data.get(usize::try_from(offset).unwrap()..).ok_or("it is too short")?;
+        let length = length.map_or(from.len(), |length| usize::try_from(length).unwrap());
+        from.get(..length).map(Bytes::copy_from_slice).ok_or_else(|| "it is too short".to_owned())
+    }
+}
+
+#[test]
+fn large_weights_may_live_beside_the_model_and_come_back() {
+    let mut graph = sample();
+    let weights: Vec<f32> = (0..3000u16).map(f32::from).collect();
+    for name in ["large", "larger"] {
+        graph.initializers.insert(name.into(), Tensor::from_slice(&[3000], &weights).unwrap());
+    }
+    let (model, data) = graph.write_external("weights.bin");
+    assert!(model.len() < 3000 && data.len() >= 24_000, "{} and {}", model.len(), data.len());
+    let folder = Folder(vec![("weights.bin", data.clone())]);
+    assert_eq!(Graph::read_with(model.clone().into(), &folder).unwrap(), graph);
+
+    let missing = Graph::read(model.clone().into()).unwrap_err().to_string();
+    assert!(missing.contains("'large'") && missing.contains("weights.bin"), "{missing}");
+    let short = Folder(vec![("weights.bin", data[..20_000].to_vec())]);
+    let error = Graph::read_with(model.into(), &short).unwrap_err();
+    assert!(matches!(error, ReadError::ExternalData { ref tensor, .. } if tensor.contains("larger")), "{error}");
+}
+
+fn external(dims: &[i64], pairs: &[(&str, &str)]) -> ModelProto {
+    let pair =
+        |&(key, value): &(&str, &str)| StringStringEntryProto { key: Some(key.into()), value: Some(value.into()) };
+    let tensor = TensorProto {
+        name: Some("w".into()),
+        dims: dims.to_vec(),
+        data_type: Some(1),
+        data_location: Some(1),
+        external_data: pairs.iter().map(pair).collect(),
+        ..TensorProto::default()
+    };
+    model(GraphProto { initializer: vec![tensor], ..GraphProto::default() })
+}
+
+#[test]
+fn data_elsewhere_that_does_not_fit_or_leads_away_is_refused_before_it_is_opened() {
+    struct Trap;
+    impl ExternalData for Trap {
+        fn read(&self, location: &str, _: u64, _: Option<u64>) -> Result<Bytes, String> {
+            panic!("{location} was opened");
+        }
+    }
+    let cases: [(&[i64], &[(&str, &str)]); 6] = [
+        (&[4], &[("location", "../secret")]),
+        (&[4], &[("location", "/etc/passwd")]),
+        (&[4], &[]),
+        (&[4], &[("location", "w"), ("length", "17")]),
+        (&[4], &[("location", "w"), ("offset", "-1")]),
+        (&[i64::MAX, 8], &[("location", "w")]),
+    ];
+    for (dims, pairs) in cases {
+        let error = Graph::read_with(external(dims, pairs).encode_to_vec().into(), &Trap).unwrap_err();
+        assert!(error.to_string().contains("initializer 'w'"), "{error}");
+    }
+}
+
+#[test]
+fn parts_that_would_fill_memory_once_decoded_are_refused_before_they_are() {
+    // Two bytes each, several hundred once decoded: of a node, of an attribute in a node, of a constant.
+    let graphs = [
+        vec![0x0a, 0x00].repeat(2_000_000),
+        wrapped(0x0a, &[0x2a, 0x00].repeat(1_000_000)),
+        [0x2a, 0x00].repeat(2_000_000),
+    ];
+    for graph in graphs {
+        let file = wrapped(0x3a, &graph);
+        assert_eq!(Graph::read(file.into()).unwrap_err(), ReadError::TooManyParts);
+    }
+}
+
+/// A length-delimited field.
+fn wrapped(tag: u8, value: &[u8]) -> Vec<u8> {
+    let mut field = vec![tag];
+    prost::encoding::encode_varint(value.len() as u64, &mut field);
+    field.extend_from_slice(value);
+    field
+}
+
 #[test]
 fn every_truncation_is_an_error_or_a_valid_graph() {
     let file = Bytes::from(sample().write());
@@ -158,9 +276,6 @@ fn subgraphs_are_read_up_to_a_bound_and_deeper_ones_refused_without_overflow() {
 
 #[test]
 fn what_cannot_be_kept_is_named() {
-    let functions = ModelProto { functions: vec![FunctionProto::default()], ..model(GraphProto::default()) };
-    assert!(matches!(read(&functions), Err(ReadError::Feature { .. })));
-
     let values = TensorProto { name: Some("s".into()), ..TensorProto::default() };
     let sparse = SparseTensorProto { values: Some(values), ..SparseTensorProto::default() };
     let graph = GraphProto { sparse_initializer: vec![sparse], ..GraphProto::default() };

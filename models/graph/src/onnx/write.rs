@@ -5,6 +5,7 @@
 use bytes::Bytes;
 use prost::Message;
 
+use super::external::Placement;
 use super::proto::{
     AttributeProto, GraphProto, ModelProto, NodeProto, OperatorSetIdProto, StringStringEntryProto, TensorShapeProto,
     TypeProto, ValueInfoProto, attribute_proto::AttributeType, tensor_shape_proto, type_proto,
@@ -21,6 +22,20 @@ const NEWEST_FORMAT: i64 = 11;
 impl Graph {
     /// The graph as an ONNX file.
     pub fn write(&self) -> Vec<u8> {
+        self.to_proto().encode_to_vec()
+    }
+
+    /// The graph as an ONNX file without its large constants, and what the file `location` beside it must hold: these
+    /// constants, each aligned to 64 bytes.
+    pub fn write_external(&self, location: &str) -> (Vec<u8>, Vec<u8>) {
+        let mut model = self.to_proto();
+        let mut placement = Placement::new(location);
+        let constants = model.graph.iter_mut().flat_map(|graph| &mut graph.initializer);
+        constants.for_each(|constant| placement.place(constant));
+        (model.encode_to_vec(), placement.into_data())
+    }
+
+    fn to_proto(&self) -> ModelProto {
         let format =
             FORMATS.iter().find(|(opset, _)| self.opset <= *opset).map_or(NEWEST_FORMAT, |&(_, format)| format);
         let default = (String::new(), self.opset);
@@ -29,7 +44,7 @@ impl Graph {
         // The description and the pairs are the model's.
         graph.doc_string = None;
         graph.metadata_props = Vec::new();
-        let model = ModelProto {
+        ModelProto {
             ir_version: Some(format),
             opset_import: opsets
                 .map(|(domain, version)| OperatorSetIdProto { domain: Some(domain.clone()), version: Some(*version) })
@@ -39,8 +54,7 @@ impl Graph {
             metadata_props: write_metadata(self),
             graph: Some(graph),
             ..ModelProto::default()
-        };
-        model.encode_to_vec()
+        }
     }
 }
 
