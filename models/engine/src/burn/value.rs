@@ -1,7 +1,7 @@
 //! A value between two operators: on the host, where shapes and other small integers stay, or on the device.
 
 use burn_backend::ops::{BoolTensorOps, FloatTensorOps, IntTensorOps};
-use burn_backend::{BoolStore, DType as BurnType, TensorData, TensorMetadata, read_sync};
+use burn_backend::{AllocationProperty, BoolStore, Bytes, DType as BurnType, TensorData, TensorMetadata, read_sync};
 use hedge_tensor::{DType, Element, Tensor};
 
 use super::ops::OpError;
@@ -169,7 +169,18 @@ fn widen<T: Element + Into<i64>>(tensor: &Tensor) -> Result<Vec<i64>, OpError> {
     Ok(tensor.to_vec::<T>()?.into_iter().map(Into::into).collect())
 }
 
+/// The tensor's own bytes where they are aligned for its type, so that weights are in memory once.
+fn shared_data(tensor: &Tensor) -> Option<TensorData> {
+    let bytes = tensor.bytes();
+    let aligned = bytes.as_ptr().addr().is_multiple_of(tensor.dtype().size_bytes());
+    let shared = || Bytes::from_shared(bytes.clone(), AllocationProperty::Native);
+    aligned.then(|| TensorData::from_bytes(shared(), tensor.shape().to_vec(), burn_type(tensor.dtype())))
+}
+
 fn float_data(tensor: &Tensor) -> Result<TensorData, OpError> {
+    if let Some(data) = shared_data(tensor) {
+        return Ok(data);
+    }
     let shape = tensor.shape().to_vec();
     Ok(match tensor.dtype() {
         DType::F16 => TensorData::new(tensor.to_vec::<half::f16>()?, shape),
