@@ -4,8 +4,11 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
 use clap::Args;
-use hedge_engine::{Golden, Signature};
-use hedge_tensor::{NamedTensor, Tensor};
+use hedge_engine::{Port, Signature};
+use hedge_graph::Dim;
+use hedge_tensor::{DType, NamedTensor, Tensor, TensorError};
+use rand::{RngExt, SeedableRng};
+use rand_chacha::ChaCha8Rng;
 use serde_json::json;
 
 use super::{ModelPath, Placement};
@@ -14,6 +17,9 @@ use crate::output::{say, table, write_json};
 /// At least this many runs are timed, however long they take.
 const FEWEST_RUNS: usize = 10;
 
+/// Whole numbers are drawn below this: pixels would be, and so are the ids that every vocabulary has.
+const WHOLE_NUMBERS: i64 = 256;
+
 #[derive(Args)]
 pub(crate) struct Bench {
     #[command(flatten)]
@@ -21,6 +27,9 @@ pub(crate) struct Bench {
     /// Rows in each run, for models with a free leading dimension.
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..))]
     batch: u16,
+    /// The size of every other free dimension, such as a text's length.
+    #[arg(long, default_value_t = 128, value_parser = clap::value_parser!(u16).range(1..))]
+    length: u16,
     /// Threads of the CPU executor.
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..))]
     threads: u16,
@@ -39,7 +48,7 @@ pub(crate) fn run(args: &Bench) -> Result<()> {
     let started = Instant::now();
     let mut model = args.placement.load(&args.model.path)?;
     let load = started.elapsed();
-    let inputs = inputs(model.signature(), usize::from(args.batch))?;
+    let inputs = inputs(model.signature(), usize::from(args.batch), usize::from(args.length))?;
     let started = Instant::now();
     model.run(&inputs)?;
     let first = started.elapsed();
@@ -48,20 +57,42 @@ pub(crate) fn run(args: &Bench) -> Result<()> {
     report(args, &Figures { load, first, times, device, executor: model.executor() })
 }
 
-/// The rows that a golden run would take, repeated to the batch.
-fn inputs(signature: &Signature, batch: usize) -> Result<Vec<NamedTensor>> {
-    let golden = Golden::made_up(signature)?;
-    if batch == 1 {
-        return Ok(golden.inputs);
-    }
-    if !signature.batched {
+/// Random inputs, the same in every run; what a mask names is all ones.
+fn inputs(signature: &Signature, batch: usize, length: usize) -> Result<Vec<NamedTensor>> {
+    if batch > 1 && !signature.batched {
         bail!("this model's leading dimension is fixed; run it with --batch 1");
     }
-    let repeat = |input: NamedTensor| {
-        let rows = vec![input.tensor; batch];
-        Ok(NamedTensor::new(input.name, Tensor::stack(&rows)?))
+    let mut rng = ChaCha8Rng::seed_from_u64(0);
+    let mut input = |port: &Port| {
+        let size = |(index, dim): (usize, &Dim)| match dim {
+            Dim::Known(size) => *size,
+            _ if index == 0 => batch,
+            _ => length,
+        };
+        let shape: Vec<usize> = port.shape.iter().enumerate().map(size).collect();
+        Ok(NamedTensor::new(port.name.clone(), drawn(port, &shape, &mut rng)?))
     };
-    golden.inputs.into_iter().map(repeat).collect()
+    signature.inputs.iter().map(&mut input).collect()
+}
+
+fn drawn(port: &Port, shape: &[usize], rng: &mut ChaCha8Rng) -> Result<Tensor, TensorError> {
+    let count = shape.iter().product();
+    let whole: Vec<i64> = if port.name.contains("mask") {
+        vec![1; count]
+    } else {
+        (0..count).map(|_| rng.random_range(0..WHOLE_NUMBERS)).collect()
+    };
+    let mut floats = || (0..count).map(|_| rng.random_range(-1.0f32..1.0)).collect::<Vec<f32>>();
+    match port.dtype {
+        DType::F32 => Tensor::from_slice(shape, &floats()),
+        DType::F64 => Tensor::from_slice(shape, &floats().into_iter().map(f64::from).collect::<Vec<_>>()),
+        DType::F16 => Tensor::from_slice(shape, &floats().into_iter().map(half::f16::from_f32).collect::<Vec<_>>()),
+        DType::Bool => Tensor::bools(shape, &whole.iter().map(|value| value % 2 == 1).collect::<Vec<_>>()),
+        other => {
+            let bytes = whole.iter().flat_map(|value| value.to_le_bytes()[..other.size_bytes()].to_vec());
+            Tensor::new(other, shape.to_vec(), bytes.collect::<Vec<u8>>().into())
+        }
+    }
 }
 
 fn time(model: &mut hedge_engine::Model, inputs: &[NamedTensor], budget: Duration) -> Result<Vec<Duration>> {
