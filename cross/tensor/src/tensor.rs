@@ -221,6 +221,13 @@ impl Tensor {
         }
     }
 
+    /// Whether a float tensor has a NaN.
+    pub fn has_nan(&self) -> bool {
+        // Seldom more than one pass over the bytes: most tensors have neither NaN nor infinities.
+        self.first_non_finite().is_some()
+            && self.to_doubles().is_some_and(|values| values.iter().any(|value| value.is_nan()))
+    }
+
     fn first_with_bits<const N: usize>(&self, test: impl Fn([u8; N]) -> bool) -> Option<usize> {
         self.data.as_chunks::<N>().0.iter().position(|&bytes| test(bytes))
     }
@@ -291,6 +298,14 @@ mod tests {
         assert_eq!(Tensor::from_slice(&[1], &[half::f16::INFINITY]).unwrap().first_non_finite(), Some(0));
         assert_eq!(Tensor::from_slice(&[2], &[f32::MAX, f32::MIN_POSITIVE]).unwrap().first_non_finite(), None);
         assert_eq!(Tensor::from_slice(&[1], &[u32::MAX]).unwrap().first_non_finite(), None);
+    }
+
+    #[test]
+    fn an_infinity_is_no_nan() {
+        assert!(Tensor::from_slice(&[2], &[f64::INFINITY, f64::NAN]).unwrap().has_nan());
+        assert!(Tensor::scalar(half::f16::NAN).has_nan());
+        assert!(!Tensor::scalar(f32::NEG_INFINITY).has_nan());
+        assert!(!Tensor::scalar(u32::MAX).has_nan());
     }
 
     #[test]

@@ -6,7 +6,7 @@
 
 use std::collections::HashMap;
 use std::str::FromStr;
-use std::sync::{Mutex, OnceLock, PoisonError};
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
 use burn::tensor::{DeviceKind as AdapterKind, wgpu::WgpuBackend};
 use burn_backend::read_sync;
@@ -91,7 +91,12 @@ pub struct ProbeReport {
 pub struct Device {
     info: DeviceInfo,
     adapter: Option<Adapter>,
+    /// Which opening of the device is meant: one that failed is opened anew as the next.
+    generation: u64,
 }
+
+/// The first opening of a device in a process.
+const FIRST_GENERATION: u64 = 1;
 
 /// How burn finds a graphics adapter again: its class and its index among the adapters of that class.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -111,7 +116,24 @@ impl Device {
             accepted: true,
             why: None,
         };
-        Device { info, adapter: None }
+        Device { info, adapter: None, generation: FIRST_GENERATION }
+    }
+
+    /// A device that only another executor than ours knows how to open.
+    pub fn foreign(name: &str, api: &str) -> Self {
+        let (name, api) = (name.to_owned(), api.to_owned());
+        let info = DeviceInfo { name, api, kind: DeviceKind::Gpu, software: false, accepted: true, why: None };
+        Device { info, adapter: None, generation: FIRST_GENERATION }
+    }
+
+    /// The same device as it is opened for the `generation`th time.
+    pub(crate) fn at(&self, generation: u64) -> Self {
+        Device { generation, ..self.clone() }
+    }
+
+    /// What tells it from the other devices of this machine.
+    pub(crate) fn key(&self) -> String {
+        format!("{} {:?}", self.label(), self.adapter)
     }
 
     /// The devices that `choice` allows, the CPU first where it is among them.
@@ -157,9 +179,10 @@ impl Device {
 
     /// Burn's handle of the device, opened on first use.
     pub(crate) fn open(&self) -> Result<DispatchDevice, String> {
-        match &self.adapter {
-            None => Ok(burn::tensor::Device::flex().as_dispatch().clone()),
-            Some(adapter) => open_adapter(adapter),
+        match (&self.adapter, self.info.kind) {
+            (Some(adapter), _) => open_adapter(adapter, self.generation),
+            (None, DeviceKind::Cpu) => Ok(burn::tensor::Device::flex().as_dispatch().clone()),
+            (None, DeviceKind::Gpu) => Err("burn does not know this device".to_owned()),
         }
     }
 }
@@ -181,20 +204,28 @@ pub fn set_threads(threads: usize) -> bool {
 /// each time.
 fn graphics_devices() -> &'static [Device] {
     static FOUND: OnceLock<Vec<Device>> = OnceLock::new();
-    FOUND.get_or_init(find_graphics_devices)
+    FOUND.get_or_init(|| adapters().into_iter().map(|(device, _)| device).collect())
 }
 
-fn find_graphics_devices() -> Vec<Device> {
-    let backends = wgpu::Backends::VULKAN | wgpu::Backends::METAL | wgpu::Backends::DX12;
-    let descriptor = wgpu::InstanceDescriptor {
-        backends,
-        // The debugging flags of a debug build would log what the Vulkan loader says as errors.
-        flags: wgpu::InstanceFlags::empty(),
-        ..wgpu::InstanceDescriptor::new_without_display_handle()
-    };
-    let instance = wgpu::Instance::new(descriptor);
+fn adapters() -> Vec<(Device, wgpu::Adapter)> {
     let mut seen: HashMap<&'static str, usize> = HashMap::new();
-    read_sync(instance.enumerate_adapters(backends)).iter().map(|adapter| describe(adapter, &mut seen)).collect()
+    let found = read_sync(instance().enumerate_adapters(BACKENDS));
+    found.into_iter().map(|adapter| (describe(&adapter, &mut seen), adapter)).collect()
+}
+
+const BACKENDS: wgpu::Backends = wgpu::Backends::VULKAN.union(wgpu::Backends::METAL).union(wgpu::Backends::DX12);
+
+/// One for the life of the process: Vulkan loaders do not like instances that come and go beside others.
+fn instance() -> &'static wgpu::Instance {
+    static INSTANCE: OnceLock<wgpu::Instance> = OnceLock::new();
+    INSTANCE.get_or_init(|| {
+        wgpu::Instance::new(wgpu::InstanceDescriptor {
+            backends: BACKENDS,
+            // The debugging flags of a debug build would log what the Vulkan loader says as errors.
+            flags: wgpu::InstanceFlags::empty(),
+            ..wgpu::InstanceDescriptor::new_without_display_handle()
+        })
+    })
 }
 
 /// `seen` counts the adapters of each class so far: burn names them by class and index.
@@ -218,6 +249,7 @@ fn describe(adapter: &wgpu::Adapter, seen: &mut HashMap<&'static str, usize>) ->
             why,
         },
         adapter: Some(Adapter { kind: adapter_kind(info.device_type, index), api }),
+        generation: FIRST_GENERATION,
     }
 }
 
@@ -251,26 +283,80 @@ fn api_name(backend: wgpu::Backend) -> &'static str {
     }
 }
 
-/// Burn refuses to open an adapter twice, so what was opened is kept for the life of the process.
-fn open_adapter(adapter: &Adapter) -> Result<DispatchDevice, String> {
-    static OPENED: OnceLock<Mutex<HashMap<Adapter, DispatchDevice>>> = OnceLock::new();
-    let mut opened = OPENED.get_or_init(Mutex::default).lock().unwrap_or_else(PoisonError::into_inner);
-    if let Some(device) = opened.get(adapter) {
-        return Ok(device.clone());
-    }
+/// An adapter as it was opened last.
+struct Opened {
+    generation: u64,
+    device: DispatchDevice,
+    handle: wgpu::Device,
+}
+
+/// Burn refuses to open an adapter twice by the same selector, so what was opened is kept, for the life of the process or
+/// until the device is opened anew after a fault.
+fn open_adapter(adapter: &Adapter, generation: u64) -> Result<DispatchDevice, String> {
+    let mut opened = opened();
+    let fresh = match opened.get(adapter) {
+        Some(open) if open.generation == generation => return Ok(open.device.clone()),
+        Some(open) if open.generation > generation => return Err("it has been opened anew since".to_owned()),
+        Some(lost) => {
+            // Frees what is left on the card of the models that ran there; burn's own pools are never given back.
+            lost.handle.destroy();
+            reopen(adapter)?
+        }
+        None => open_by_selector(adapter)?,
+    };
+    let (device, handle) = fresh;
+    opened.insert(adapter.clone(), Opened { generation, device: device.clone(), handle });
+    Ok(device)
+}
+
+fn opened() -> MutexGuard<'static, HashMap<Adapter, Opened>> {
+    static OPENED: OnceLock<Mutex<HashMap<Adapter, Opened>>> = OnceLock::new();
+    OPENED.get_or_init(Mutex::default).lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn open_by_selector(adapter: &Adapter) -> Result<(DispatchDevice, wgpu::Device), String> {
     let api = match adapter.api {
         "metal" => WgpuBackend::Metal,
         "dx12" => WgpuBackend::Dx12,
         _ => WgpuBackend::Vulkan,
     };
-    let device = burn::tensor::Device::wgpu_options()
-        .device_kind(adapter.kind.clone())
-        .graphics_api(api)
-        .init()
-        .map_err(|error| error.to_string())?;
-    let device = device.as_dispatch().clone();
-    opened.insert(adapter.clone(), device.clone());
-    Ok(device)
+    let options = burn::tensor::Device::wgpu_options().device_kind(adapter.kind.clone()).graphics_api(api);
+    let (device, setup) = options.init_with_setup().map_err(|error| error.to_string())?;
+    Ok((device.as_dispatch().clone(), setup.device))
+}
+
+/// A selector names the client that burn once made for it, for ever, even when its device is lost. A set-up of our own gets
+/// a new client: the same adapter, asked for another device.
+fn reopen(adapter: &Adapter) -> Result<(DispatchDevice, wgpu::Device), String> {
+    let found = adapters().into_iter().find(|(device, _)| device.adapter.as_ref() == Some(adapter));
+    let (_, found) = found.ok_or_else(|| "the adapter is no longer there".to_owned())?;
+    let descriptor = wgpu::DeviceDescriptor {
+        // What burn asks for, without what only experiments use.
+        required_features: found
+            .features()
+            .difference(wgpu::Features::MAPPABLE_PRIMARY_BUFFERS)
+            .difference(wgpu::Features::all_experimental_mask()),
+        required_limits: found.limits(),
+        memory_hints: wgpu::MemoryHints::MemoryUsage,
+        ..wgpu::DeviceDescriptor::default()
+    };
+    let (device, queue) = read_sync(found.request_device(&descriptor)).map_err(|error| error.to_string())?;
+    let setup = burn::tensor::wgpu::WgpuSetup {
+        instance: instance().clone(),
+        backend: found.get_info().backend,
+        adapter: found,
+        device: device.clone(),
+        queue,
+    };
+    let opened = burn::tensor::Device::wgpu_options().setup(setup).init().map_err(|error| error.to_string())?;
+    Ok((opened.as_dispatch().clone(), device))
+}
+
+/// Takes the device away under whoever uses it, as a driver's reset would; for tests of what happens then.
+#[cfg(test)]
+pub(crate) fn lose(device: &Device) -> bool {
+    let lost = device.adapter.as_ref().and_then(|adapter| opened().get(adapter).map(|open| open.handle.clone()));
+    lost.inspect(wgpu::Device::destroy).is_some()
 }
 
 #[cfg(test)]

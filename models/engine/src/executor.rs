@@ -7,7 +7,7 @@ use thiserror::Error;
 use crate::Device;
 
 /// Turns graphs into something that runs.
-pub trait Executor {
+pub trait Executor: Send + Sync {
     /// The name that people choose it by.
     fn name(&self) -> &'static str;
 
@@ -67,6 +67,12 @@ pub enum RunError {
     /// The inputs do not fit the model.
     #[error(transparent)]
     Input(#[from] crate::InputError),
+    /// The executor or its driver panicked.
+    #[error("the model panicked: {why}")]
+    Panic {
+        /// What it said.
+        why: String,
+    },
     /// The executor or its driver gave up.
     #[error("the device failed while running the model: {why}")]
     Device {

@@ -3,11 +3,13 @@
 //! Kernels are wrong silently now and then (a reduction over a transposed tensor, a fused one), so a device serves a model
 //! only after the model's golden vectors agreed on it.
 
+use std::time::Duration;
+
 use hedge_graph::Dim;
 use hedge_tensor::{DType, NamedTensor, Tensor, TensorError};
 use thiserror::Error;
 
-use crate::Signature;
+use crate::{PrepareError, RunError, Signature};
 
 /// The size that stands in for a free dimension of a made-up input.
 const FREE_DIMENSION: usize = 1;
@@ -39,6 +41,23 @@ pub struct Agreement {
     pub error: f64,
 }
 
+/// Why a device may not run a model.
+#[derive(Debug, Clone, PartialEq, Error)]
+pub(crate) enum Refusal {
+    #[error(transparent)]
+    Prepare(#[from] PrepareError),
+    #[error(transparent)]
+    Run(#[from] RunError),
+    #[error("its golden outputs differ by {0:.2e} where {TOLERANCE:.0e} is allowed")]
+    Disagrees(f64),
+    #[error("its golden outputs have other shapes, types or non-finite values")]
+    Differs,
+    #[error("it was not ready within {0:?}")]
+    NotReady(Duration),
+    #[error("it is in quarantine after a fault")]
+    Quarantined,
+}
+
 impl Golden {
     /// Fixed pseudo-random inputs for a model without golden vectors of its own.
     pub fn made_up(signature: &Signature) -> Result<Golden, GoldenError> {
@@ -61,6 +80,15 @@ impl Agreement {
             error = error.max(difference(&found.tensor, &expected.tensor)?);
         }
         Some(Agreement { error })
+    }
+
+    /// Refuses outputs that do not agree with the reference.
+    pub(crate) fn check(actual: &[NamedTensor], reference: &[NamedTensor]) -> Result<(), Refusal> {
+        match Agreement::of(actual, reference) {
+            Some(agreement) if agreement.is_close() => Ok(()),
+            Some(agreement) => Err(Refusal::Disagrees(agreement.error)),
+            None => Err(Refusal::Differs),
+        }
     }
 
     /// Whether the difference is within what is allowed between devices.

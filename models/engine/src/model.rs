@@ -1,31 +1,33 @@
 //! A model on the device that serves it best.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use hedge_graph::Graph;
 use hedge_tensor::{NamedTensor, Tensor};
 use thiserror::Error;
 
 use crate::burn::BurnExecutor;
-use crate::golden::TOLERANCE;
+use crate::golden::Refusal;
+use crate::supervise::Supervised;
 use crate::{
-    Agreement, Device, DeviceChoice, DeviceKind, Executor, Golden, GoldenError, PrepareError, RunError, Runnable,
-    Signature,
+    Device, DeviceChoice, Engine, Executor, Golden, GoldenError, PrepareError, RanOn, RunError, Runnable, Signature,
 };
-
-/// How often a candidate is timed; the median counts. The first run, which compiles shaders, does not.
-const TIMED_RUNS: usize = 9;
-
-/// A candidate is not timed for longer than this.
-const TIMED_FOR: Duration = Duration::from_millis(300);
 
 /// A prepared model and what it takes and gives.
 pub struct Model {
-    runnable: Box<dyn Runnable>,
-    signature: Signature,
-    device: Device,
-    executor: &'static str,
-    candidates: Vec<Candidate>,
+    pub(crate) seat: Seat,
+    pub(crate) signature: Signature,
+    pub(crate) device: Device,
+    pub(crate) executor: &'static str,
+    pub(crate) candidates: Vec<Candidate>,
+}
+
+/// Where a model runs.
+pub(crate) enum Seat {
+    /// On the CPU, or wherever it was put without supervision.
+    Alone(Box<dyn Runnable>),
+    /// On a device that may fail.
+    Supervised(Box<Supervised>),
 }
 
 /// What the golden run said of one device.
@@ -60,32 +62,24 @@ pub enum LoadError {
         /// What was wrong with each.
         refused: Vec<String>,
     },
+    /// The system gave no thread for the device.
+    #[error("no thread for the device: {0}")]
+    NoThread(String),
 }
 
 impl Model {
     /// Prepares `graph` on each device that `choice` allows, runs `golden` (or made-up inputs, with the CPU's outputs as the
-    /// reference) on each and keeps the fastest that agrees.
+    /// reference) on each and keeps the fastest that agrees: [`Engine::load`] of the engine of this machine.
     pub fn load(graph: &Graph, choice: DeviceChoice, golden: Option<&Golden>) -> Result<Model, LoadError> {
+        Engine::default().load(graph, choice, golden)
+    }
+
+    /// Prepares `graph` on `device` without a golden run: to examine the executor itself, never to serve.
+    pub fn unproven(graph: &Graph, device: Device) -> Result<Model, PrepareError> {
+        let executor = BurnExecutor;
+        let seat = Seat::Alone(executor.prepare(graph, &device)?);
         let signature = Signature::of(graph);
-        let made_up;
-        let golden = match golden {
-            Some(golden) => golden,
-            None => {
-                made_up = Golden::made_up(&signature)?;
-                &made_up
-            }
-        };
-        let devices = Device::candidates(choice);
-        if devices.is_empty() {
-            return Err(LoadError::NoGpu);
-        }
-        let mut trial = Trial { graph, signature: &signature, golden, reference: golden.outputs.clone() };
-        if trial.reference.is_empty() && devices[0].kind() != DeviceKind::Cpu {
-            trial.reference = Model::on(graph, &signature, Device::cpu())?.run(&golden.inputs)?;
-        }
-        let model = trial.fastest(devices)?;
-        announce(&model, choice);
-        Ok(model)
+        Ok(Model { seat, signature, device, executor: executor.name(), candidates: Vec::new() })
     }
 
     /// What it takes and gives.
@@ -93,7 +87,7 @@ impl Model {
         &self.signature
     }
 
-    /// The device it runs on.
+    /// The device it runs on; while that is in quarantine, the CPU answers.
     pub fn device(&self) -> &Device {
         &self.device
     }
@@ -115,117 +109,28 @@ impl Model {
         self.run_arranged(&tensors)
     }
 
-    /// Prepares `graph` on `device` without a golden run: to examine the executor itself, never to serve.
-    pub fn unproven(graph: &Graph, device: Device) -> Result<Model, PrepareError> {
-        Model::on(graph, &Signature::of(graph), device)
-    }
-
     /// Runs the model on inputs in the order of the signature, without comparing them with it.
     pub fn run_arranged(&mut self, inputs: &[Tensor]) -> Result<Vec<NamedTensor>, RunError> {
-        let outputs = self.runnable.run(inputs)?;
+        self.run_supervised(inputs).map(|(outputs, _)| outputs)
+    }
+
+    /// As [`Model::run_arranged`], and says who ran it.
+    pub fn run_supervised(&mut self, inputs: &[Tensor]) -> Result<(Vec<NamedTensor>, RanOn), RunError> {
+        let (outputs, ran_on) = match &mut self.seat {
+            Seat::Alone(runnable) => (runnable.run(inputs)?, RanOn::Device),
+            Seat::Supervised(supervised) => supervised.run(inputs)?,
+        };
         let names = self.signature.outputs.iter().map(|port| port.name.clone());
-        Ok(names.zip(outputs).map(|(name, tensor)| NamedTensor { name, tensor }).collect())
-    }
-
-    fn on(graph: &Graph, signature: &Signature, device: Device) -> Result<Model, PrepareError> {
-        let executor = BurnExecutor;
-        let runnable = executor.prepare(graph, &device)?;
-        Ok(Model { runnable, signature: signature.clone(), device, executor: executor.name(), candidates: Vec::new() })
+        Ok((names.zip(outputs).map(|(name, tensor)| NamedTensor { name, tensor }).collect(), ran_on))
     }
 }
 
-/// The golden run of one model over several devices.
-struct Trial<'a> {
-    graph: &'a Graph,
-    signature: &'a Signature,
-    golden: &'a Golden,
-    reference: Vec<NamedTensor>,
-}
-
-impl Trial<'_> {
-    fn fastest(&mut self, devices: Vec<Device>) -> Result<Model, LoadError> {
-        let alone = devices.len() == 1;
-        let mut best: Option<(Duration, Model)> = None;
-        let mut candidates = Vec::new();
-        for device in devices {
-            let (label, kind) = (device.label(), device.kind());
-            match self.attempt(device, alone) {
-                Ok((time, model)) => {
-                    candidates.push(Candidate { device: label, time: Some(time), refused: None });
-                    if best.as_ref().is_none_or(|(fastest, _)| time < *fastest) {
-                        best = Some((time, model));
-                    }
-                }
-                // What the CPU cannot do is wrong with the model, not with a device.
-                Err(Failure::Fatal(error)) if kind == DeviceKind::Cpu => return Err(error),
-                Err(failure) => {
-                    let why = failure.to_string();
-                    tracing::warn!(device = label, why, "device refused for this model");
-                    candidates.push(Candidate { device: label, time: None, refused: Some(why) });
-                }
-            }
-        }
-        match best {
-            Some((_, mut model)) => {
-                model.candidates = candidates;
-                Ok(model)
-            }
-            None => Err(LoadError::Refused { refused: candidates.into_iter().map(refusal).collect() }),
-        }
+impl Candidate {
+    pub(crate) fn took(device: String, time: Duration) -> Self {
+        Candidate { device, time: Some(time), refused: None }
     }
 
-    /// The model on `device` with its median time (0 where it is the only candidate), if it agrees.
-    fn attempt(&mut self, device: Device, alone: bool) -> Result<(Duration, Model), Failure> {
-        let mut model =
-            Model::on(self.graph, self.signature, device).map_err(|error| Failure::Fatal(LoadError::Prepare(error)))?;
-        let outputs = model.run(&self.golden.inputs).map_err(|error| Failure::Fatal(LoadError::Run(error)))?;
-        if self.reference.is_empty() {
-            self.reference = outputs;
-        } else {
-            match Agreement::of(&outputs, &self.reference) {
-                Some(agreement) if agreement.is_close() => {}
-                Some(agreement) => return Err(Failure::Disagrees(agreement.error)),
-                None => return Err(Failure::Differs),
-            }
-        }
-        let time = if alone { Duration::ZERO } else { self.median(&mut model)? };
-        Ok((time, model))
-    }
-
-    fn median(&self, model: &mut Model) -> Result<Duration, Failure> {
-        let started = Instant::now();
-        let mut times = Vec::with_capacity(TIMED_RUNS);
-        while times.len() < TIMED_RUNS && (times.is_empty() || started.elapsed() < TIMED_FOR) {
-            let start = Instant::now();
-            model.run(&self.golden.inputs).map_err(|error| Failure::Fatal(LoadError::Run(error)))?;
-            times.push(start.elapsed());
-        }
-        times.sort_unstable();
-        Ok(times[times.len() / 2])
-    }
-}
-
-#[derive(Debug, Error)]
-enum Failure {
-    #[error(transparent)]
-    Fatal(LoadError),
-    #[error("its golden outputs differ by {0:.2e} where {TOLERANCE:.0e} is allowed")]
-    Disagrees(f64),
-    #[error("its golden outputs have other shapes, types or non-finite values")]
-    Differs,
-}
-
-fn refusal(candidate: Candidate) -> String {
-    format!("{}: {}", candidate.device, candidate.refused.unwrap_or_default())
-}
-
-fn announce(model: &Model, choice: DeviceChoice) {
-    let device = model.device.label();
-    if model.device.is_software() {
-        tracing::warn!(device, "this GPU is emulated on the CPU: slower than --device cpu, good for checks only");
-    } else if choice == DeviceChoice::Auto && model.candidates.len() == 1 {
-        tracing::info!(device, "no hardware GPU found, running on the CPU");
-    } else {
-        tracing::info!(device, "model prepared");
+    pub(crate) fn refused(device: String, why: &Refusal) -> Self {
+        Candidate { device, time: None, refused: Some(why.to_string()) }
     }
 }

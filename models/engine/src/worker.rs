@@ -12,7 +12,7 @@ use hedge_tensor::{NamedTensor, Tensor};
 use thiserror::Error;
 use tokio::sync::oneshot;
 
-use crate::{Model, RunError, Signature};
+use crate::{Device, Model, RanOn, RunError, Signature};
 
 /// How batches are filled.
 #[derive(Clone, Copy, PartialEq, Debug)]
@@ -36,6 +36,8 @@ pub struct RowOutput {
     pub model_time: Duration,
     /// Samples in that batch.
     pub batch: usize,
+    /// Whether the model's device ran it, or the CPU in its place.
+    pub ran_on: RanOn,
 }
 
 /// Why a sample was not taken.
@@ -62,6 +64,7 @@ pub struct Worker {
 struct Shared {
     signature: Signature,
     device: String,
+    stand_in: String,
     executor: &'static str,
     queue_rows: usize,
     waiting: AtomicUsize,
@@ -79,6 +82,7 @@ impl Worker {
         let shared = Arc::new(Shared {
             signature: model.signature().clone(),
             device: model.device().label(),
+            stand_in: Device::cpu().label(),
             executor: model.executor(),
             queue_rows: policy.queue_rows.max(1),
             waiting: AtomicUsize::new(0),
@@ -99,6 +103,14 @@ impl Worker {
     /// The label of the device that the model runs on.
     pub fn device_label(&self) -> &str {
         &self.shared.device
+    }
+
+    /// The label of whoever ran a batch.
+    pub fn label_of(&self, ran_on: RanOn) -> &str {
+        match ran_on {
+            RanOn::Device => &self.shared.device,
+            RanOn::StandIn => &self.shared.stand_in,
+        }
     }
 
     /// The executor's name.
@@ -174,15 +186,15 @@ impl Run {
 
     fn run(&mut self, batch: Vec<Job>) {
         let started = Instant::now();
-        let result = self.stacked(&batch).and_then(|inputs| self.model.run_arranged(&inputs));
+        let result = self.stacked(&batch).and_then(|inputs| self.model.run_supervised(&inputs));
         let model_time = started.elapsed();
         let size = batch.len();
-        match result.and_then(|outputs| rows(outputs, size)) {
-            Ok(rows) => {
+        match result.and_then(|(outputs, ran_on)| Ok((rows(outputs, size)?, ran_on))) {
+            Ok((rows, ran_on)) => {
                 for (job, outputs) in batch.into_iter().zip(rows) {
                     let queue_time = started.saturating_duration_since(job.submitted);
                     // The caller may have given up: then nobody is there to be told.
-                    let _ = job.reply.send(Ok(RowOutput { outputs, queue_time, model_time, batch: size }));
+                    let _ = job.reply.send(Ok(RowOutput { outputs, queue_time, model_time, batch: size, ran_on }));
                 }
             }
             Err(error) => {

@@ -68,7 +68,7 @@ impl Runnable for BurnRunnable {
             outputs.into_iter().map(|value| value.into_host().map_err(|why| RunError::Device { why })).collect()
         };
         catch_unwind(AssertUnwindSafe(run))
-            .unwrap_or_else(|panic| Err(RunError::Device { why: panic_message(panic.as_ref()) }))
+            .unwrap_or_else(|panic| Err(RunError::Panic { why: panic_message(panic.as_ref()) }))
     }
 }
 

@@ -5,28 +5,21 @@
 
 mod activation;
 mod attention;
-mod batch_norm;
 mod control;
 mod convert;
 mod convolution;
-mod deform;
 mod detect;
-mod determinant;
 mod einsum;
 mod elementwise;
 mod generate;
 mod host;
 mod index;
 mod integer;
-mod integer_product;
 mod layout;
 mod linear;
 mod loss;
 mod normalize;
-mod number;
 mod pool;
-mod pool_host;
-mod precision;
 mod quantized;
 mod random;
 mod recurrent;
@@ -36,8 +29,6 @@ mod running;
 mod sequence;
 mod signal;
 mod sort;
-mod transposed;
-mod unpool;
 mod window;
 
 use hedge_graph::Node;
@@ -45,12 +36,9 @@ use hedge_tensor::{Tensor, TensorError};
 
 use super::{Context, Value};
 
-/// What runs a node on its inputs.
-type Run = dyn Fn(&Context, Inputs) -> Result<Vec<Value>, OpError> + Send + Sync;
-
 /// A prepared operator.
 pub(crate) struct BoxOp {
-    run: Box<Run>,
+    run: Box<dyn Fn(&Context, Inputs) -> Result<Vec<Value>, OpError> + Send + Sync>,
     on_host: bool,
 }
 
