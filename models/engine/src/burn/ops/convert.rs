@@ -1,66 +1,17 @@
-//! Constants, shapes and types.
+//! Conversions between types.
 
 use burn_backend::ops::{BoolTensorOps, FloatTensorOps, IntTensorOps};
 use burn_backend::{FloatDType, Scalar};
-use hedge_graph::{Attribute, Node};
-use hedge_tensor::{DType, Tensor};
+use hedge_graph::Node;
+use hedge_tensor::DType;
 
-use super::{BoxOp, Builder, OpError, one, size_of};
+use super::{BoxOp, Builder, OpError, one};
 use crate::burn::{B, Context, Primitive, Value};
 
 pub(super) fn builder(op: &str) -> Option<Builder> {
     Some(match op {
-        "Constant" => constant,
-        "ConstantOfShape" => constant_of_shape,
-        "Shape" => shape,
-        "Size" => |_, _| {
-            one(|_, mut inputs| {
-                let count: usize = inputs.take(0)?.shape().iter().product();
-                Ok(Value::host(Tensor::scalar(count as i64)))
-            })
-        },
         "Cast" => cast,
         _ => return None,
-    })
-}
-
-fn constant(node: &Node, _: i64) -> Result<BoxOp, OpError> {
-    let (name, value) = node.attributes.iter().next().ok_or_else(|| OpError::new("it has no value"))?;
-    let tensor = match value {
-        Attribute::Tensor(tensor) => tensor.clone(),
-        Attribute::Int(value) => Tensor::scalar(*value),
-        Attribute::Float(value) => Tensor::scalar(*value),
-        Attribute::Ints(values) => Tensor::from_slice(&[values.len()], values)?,
-        Attribute::Floats(values) => Tensor::from_slice(&[values.len()], values)?,
-        _ => return Err(OpError::new(format!("a constant by {name:?} is not supported"))),
-    };
-    one(move |context, _| {
-        let value = Value::host(tensor.clone());
-        if value.is_float() { value.into_device(context) } else { Ok(value) }
-    })
-}
-
-fn constant_of_shape(node: &Node, _: i64) -> Result<BoxOp, OpError> {
-    let value = node.tensor("value").cloned().unwrap_or_else(|| Tensor::scalar(0f32));
-    if value.len() != 1 {
-        return Err(OpError::new("its value must have one element"));
-    }
-    one(move |_, mut inputs| {
-        let shape = inputs.take(0)?.to_ints()?.into_iter().map(size_of).collect::<Result<Vec<_>, _>>()?;
-        let zeros = Tensor::zeros(value.dtype(), shape)?;
-        let bytes = value.bytes().repeat(zeros.len());
-        Ok(Value::host(Tensor::new(value.dtype(), zeros.shape().to_vec(), bytes.into())?))
-    })
-}
-
-fn shape(node: &Node, _: i64) -> Result<BoxOp, OpError> {
-    let (start, end) = (node.int("start", 0), node.int("end", i64::MAX));
-    one(move |_, mut inputs| {
-        let shape: Vec<i64> = inputs.take(0)?.shape().into_iter().map(|size| size as i64).collect();
-        let rank = shape.len() as i64;
-        let clamp = |bound: i64| (if bound < 0 { bound.saturating_add(rank) } else { bound }).clamp(0, rank) as usize;
-        let (start, end) = (clamp(start), clamp(end));
-        Ok(Value::ints(shape.get(start..end).unwrap_or_default()))
     })
 }
 

@@ -1,13 +1,13 @@
-//! Operators that move elements without computing on them.
+//! Operators that arrange the same elements anew, one beside the other or again and again.
 
-use burn_backend::ops::{BoolTensorOps, FloatTensorOps, IntTensorOps, PadMode};
-use burn_backend::{Shape, Slice};
+use burn_backend::Shape;
+use burn_backend::ops::{BoolTensorOps, FloatTensorOps, IntTensorOps};
 use hedge_graph::Node;
-use hedge_tensor::DType;
+use hedge_tensor::{DType, Tensor};
 
-use super::{
-    BoxOp, Builder, Inputs, OpError, axis_of, broadcast_shape, by_kind, many, one, reshaped, size_of, with_rank,
-};
+use super::host::{hosted, room, strides, zeros};
+use super::movement::{NO_FILL, joined, moved, moves_on_host, whole};
+use super::{BoxOp, Builder, Inputs, OpError, axis_of, broadcast_shape, by_kind, one, reshaped, size_of, with_rank};
 use crate::burn::{B, Context, Value};
 
 pub(super) fn builder(op: &str) -> Option<Builder> {
@@ -18,11 +18,15 @@ pub(super) fn builder(op: &str) -> Option<Builder> {
         "Squeeze" => squeeze,
         "Unsqueeze" => unsqueeze,
         "Concat" => concat,
-        "Slice" => slice,
-        "Split" => split,
-        "Gather" => gather,
         "Expand" => |_, _| one(|context, mut inputs| expand(inputs.take(0)?, &inputs.take(1)?, context)),
-        "Pad" => pad,
+        "Tile" => |_, _| one(|context, mut inputs| tile(inputs.take(0)?, &inputs.take(1)?, context)),
+        "Shape" => shape,
+        "Size" => |_, _| {
+            one(|_, mut inputs| {
+                let count: usize = inputs.take(0)?.shape().iter().product();
+                Ok(Value::host(Tensor::scalar(count as i64)))
+            })
+        },
         _ => return None,
     })
 }
@@ -91,9 +95,16 @@ fn transpose(node: &Node, _: i64) -> Result<BoxOp, OpError> {
     })
 }
 
+/// The value with its dimensions in another order, `axes` being one.
 pub(super) fn permuted(x: Value, axes: &[usize], context: &Context) -> Result<Value, OpError> {
     if axes.iter().copied().eq(0..axes.len()) {
         return Ok(x);
+    }
+    if moves_on_host(&x, context) {
+        let x = hosted(x)?;
+        let strides = strides(x.shape());
+        let axes: Vec<_> = axes.iter().map(|&axis| whole(x.shape()[axis], strides[axis])).collect();
+        return Ok(Value::host(moved(&x, &axes, NO_FILL)?));
     }
     by_kind!(
         x,
@@ -136,7 +147,11 @@ fn unsqueeze(node: &Node, _: i64) -> Result<BoxOp, OpError> {
         let x = inputs.take(0)?;
         let axes = axes_from(axes.as_ref(), &mut inputs)?.ok_or_else(|| OpError::new("its axes are missing"))?;
         let rank = x.rank() + axes.len();
-        let added = axes.iter().map(|&axis| axis_of(axis, rank)).collect::<Result<Vec<_>, _>>()?;
+        let mut added = axes.iter().map(|&axis| axis_of(axis, rank)).collect::<Result<Vec<_>, _>>()?;
+        added.sort_unstable();
+        if added.windows(2).any(|pair| pair[0] == pair[1]) {
+            return Err(OpError::new(format!("axes {axes:?} name one twice")));
+        }
         let mut sizes = x.shape().into_iter();
         let shape: Vec<usize> =
             (0..rank).map(|axis| if added.contains(&axis) { 1 } else { sizes.next().unwrap_or(1) }).collect();
@@ -146,158 +161,51 @@ fn unsqueeze(node: &Node, _: i64) -> Result<BoxOp, OpError> {
 
 fn concat(node: &Node, _: i64) -> Result<BoxOp, OpError> {
     let axis = node.int("axis", 0);
-    one(move |context, mut inputs| {
-        let values = inputs.all();
-        let first = values.first().ok_or_else(|| OpError::new("it has no inputs"))?;
-        let (dtype, shape) = (first.dtype(), first.shape());
-        let axis = axis_of(axis, shape.len())?;
-        for value in &values {
-            let other = value.shape();
-            let fits = other.len() == shape.len() && (0..shape.len()).all(|i| i == axis || other[i] == shape[i]);
-            if !fits || value.dtype() != dtype {
-                return Err(OpError::new(format!(
-                    "{dtype} {shape:?} and {} {other:?} do not concatenate",
-                    value.dtype()
-                )));
-            }
-        }
-        // Burn's kernels do not all take empty tensors; they add nothing.
-        let values = values.into_iter().filter(|value| value.shape()[axis] > 0);
-        match dtype {
-            DType::Bool => {
-                let tensors = values.map(|value| value.into_bool(context)).collect::<Result<_, _>>()?;
-                Ok(Value::bool(B::bool_cat(tensors, axis)))
-            }
-            _ if dtype.is_float() => {
-                let tensors = values.map(|value| value.into_float(context)).collect::<Result<_, _>>()?;
-                Ok(Value::float(B::float_cat(tensors, axis)))
-            }
-            _ => {
-                let tensors = values.map(|value| value.into_int(context)).collect::<Result<_, _>>()?;
-                Ok(Value::int(B::int_cat(tensors, axis), dtype))
-            }
-        }
-    })
+    one(move |context, mut inputs| concatenated(inputs.all(), axis, context))
 }
 
-/// Starts, ends, axes and steps are attributes before opset 10 and inputs from then on.
-fn slice(node: &Node, opset: i64) -> Result<BoxOp, OpError> {
-    let attribute = |name: &str| node.ints(name).filter(|_| opset < 10).map(<[i64]>::to_vec);
-    let (starts, ends, axes) = (attribute("starts"), attribute("ends"), attribute("axes"));
-    one(move |context, mut inputs| {
-        let x = inputs.take(0)?;
-        let mut read = |index: usize, given: &Option<Vec<i64>>| match given {
-            Some(values) => Ok(Some(values.clone())),
-            None => inputs.optional(index).map(|value| value.to_ints()).transpose(),
-        };
-        let missing = |what: &str| OpError::new(format!("its {what} are missing"));
-        let starts = read(1, &starts)?.ok_or_else(|| missing("starts"))?;
-        let ends = read(2, &ends)?.ok_or_else(|| missing("ends"))?;
-        let axes = read(3, &axes)?.unwrap_or_else(|| (0..starts.len() as i64).collect());
-        let steps = read(4, &None)?.unwrap_or_else(|| vec![1; starts.len()]);
-        if ends.len() != starts.len() || axes.len() != starts.len() || steps.len() != starts.len() {
-            return Err(OpError::new("its starts, ends, axes and steps are not equally many"));
-        }
-        let shape = x.shape();
-        let mut slices: Vec<Slice> = shape.iter().map(|&size| Slice::new(0, Some(size as isize), 1)).collect();
-        for index in 0..starts.len() {
-            let axis = axis_of(axes[index], shape.len())?;
-            slices[axis] = resolve_slice(shape[axis], starts[index], ends[index], steps[index])?;
-        }
-        sliced(x, &slices, context)
-    })
-}
-
-/// One dimension's slice by numpy's rules, for burn, whose reversed slices are given by their range and a negative step.
-fn resolve_slice(size: usize, start: i64, end: i64, step: i64) -> Result<Slice, OpError> {
-    let size = size as i64;
-    let counted = |bound: i64| if bound < 0 { bound.saturating_add(size) } else { bound };
-    match step {
-        0 => Err(OpError::new("a step of 0 slices nothing")),
-        1.. => {
-            let (start, end) = (counted(start).clamp(0, size), counted(end).clamp(0, size));
-            Ok(Slice::new(start as isize, Some(end.max(start) as isize), step as isize))
-        }
-        _ => {
-            let first = counted(start).clamp(-1, size - 1);
-            let last = counted(end).clamp(-1, size - 1);
-            Ok(Slice::new((last + 1).min(first + 1) as isize, Some((first + 1) as isize), step as isize))
+/// The values one after the other along `axis`, which may be negative.
+pub(super) fn concatenated(values: Vec<Value>, axis: i64, context: &Context) -> Result<Value, OpError> {
+    let first = values.first().ok_or_else(|| OpError::new("it has no inputs"))?;
+    let (dtype, mut shape) = (first.dtype(), first.shape());
+    let axis = axis_of(axis, shape.len())?;
+    for value in &values {
+        let other = value.shape();
+        let fits = other.len() == shape.len() && (0..shape.len()).all(|i| i == axis || other[i] == shape[i]);
+        if !fits || value.dtype() != dtype {
+            let other_dtype = value.dtype();
+            return Err(OpError::new(format!("{dtype} {shape:?} and {other_dtype} {other:?} do not concatenate")));
         }
     }
-}
-
-fn sliced(x: Value, slices: &[Slice], context: &Context) -> Result<Value, OpError> {
-    by_kind!(
-        x,
-        context,
-        |tensor| B::float_slice(tensor, slices),
-        B::int_slice(tensor, slices),
-        B::bool_slice(tensor, slices)
-    )
-}
-
-fn split(node: &Node, _: i64) -> Result<BoxOp, OpError> {
-    let axis = node.int("axis", 0);
-    let attribute = node.ints("split").map(<[i64]>::to_vec);
-    let parts = node.outputs.len();
-    many(move |context, mut inputs| {
-        let x = inputs.take(0)?;
-        let shape = x.shape();
-        let axis = axis_of(axis, shape.len())?;
-        let given = match &attribute {
-            Some(sizes) => Some(sizes.clone()),
-            None => inputs.optional(1).map(|sizes| sizes.to_ints()).transpose()?,
-        };
-        let sizes = match given {
-            Some(sizes) => sizes.into_iter().map(size_of).collect::<Result<Vec<_>, _>>()?,
-            None => even_parts(shape[axis], parts),
-        };
-        if sizes.iter().sum::<usize>() != shape[axis] || sizes.len() != parts {
-            return Err(OpError::new(format!("dimension {axis} of {shape:?} does not split into {sizes:?}")));
+    // Burn's kernels do not all take empty tensors; they add nothing.
+    let mut values: Vec<Value> = values.into_iter().filter(|value| value.shape()[axis] > 0).collect();
+    shape[axis] = values.iter().map(|value| value.shape()[axis]).sum();
+    if room(dtype, &shape)? == 0 {
+        return Ok(Value::host(zeros(dtype, &shape)?));
+    }
+    if values.len() == 1 {
+        return Ok(values.remove(0));
+    }
+    // Integers on the host stay exact there, whatever a device would make of them.
+    let on_host = |value: &Value| moves_on_host(value, context);
+    if values.iter().any(|value| on_host(value) && !dtype.is_float()) || values.iter().all(on_host) {
+        let parts = values.into_iter().map(hosted).collect::<Result<Vec<_>, _>>()?;
+        return Ok(Value::host(joined(&parts, axis)?));
+    }
+    let values = values.into_iter();
+    Ok(match dtype {
+        DType::Bool => {
+            let tensors = values.map(|value| value.into_bool(context)).collect::<Result<_, _>>()?;
+            Value::bool(B::bool_cat(tensors, axis))
         }
-        let mut start = 0;
-        sizes
-            .into_iter()
-            .map(|size| {
-                let mut slices: Vec<Slice> = shape.iter().map(|&size| Slice::new(0, Some(size as isize), 1)).collect();
-                slices[axis] = Slice::new(start as isize, Some((start + size) as isize), 1);
-                start += size;
-                sliced(x.clone(), &slices, context)
-            })
-            .collect()
-    })
-}
-
-/// As equal as they can be, the last one smaller (opset 18).
-fn even_parts(size: usize, parts: usize) -> Vec<usize> {
-    let each = size.div_ceil(parts.max(1));
-    (0..parts).map(|part| each.min(size.saturating_sub(part * each))).collect()
-}
-
-fn gather(node: &Node, _: i64) -> Result<BoxOp, OpError> {
-    let axis = node.int("axis", 0);
-    one(move |context, mut inputs| {
-        let (x, indices) = (inputs.take(0)?, inputs.take(1)?);
-        let (shape, index_shape) = (x.shape(), indices.shape());
-        let axis = axis_of(axis, shape.len())?;
-        let size = shape[axis] as i64;
-        let mut flat = indices.to_ints()?;
-        for index in &mut flat {
-            if *index < -size || *index >= size {
-                return Err(OpError::new(format!("index {index} is outside dimension {axis} of {shape:?}")));
-            }
-            *index += if *index < 0 { size } else { 0 };
+        _ if dtype.is_float() => {
+            let tensors = values.map(|value| value.into_float(context)).collect::<Result<_, _>>()?;
+            Value::float(B::float_cat(tensors, axis))
         }
-        let flat = Value::ints(&flat).into_int(context)?;
-        let picked = by_kind!(
-            x,
-            context,
-            |tensor| B::float_select(tensor, axis, flat),
-            B::int_select(tensor, axis, flat),
-            B::bool_select(tensor, axis, flat)
-        )?;
-        let out: Vec<usize> = shape[..axis].iter().chain(&index_shape).chain(&shape[axis + 1..]).copied().collect();
-        reshaped(picked, &out, context)
+        _ => {
+            let tensors = values.map(|value| value.into_int(context)).collect::<Result<_, _>>()?;
+            Value::int(B::int_cat(tensors, axis), dtype)
+        }
     })
 }
 
@@ -310,8 +218,21 @@ fn expand(x: Value, shape: &Value, context: &Context) -> Result<Value, OpError> 
 /// The value repeated along its dimensions of 1 up to `shape`, which it must broadcast to.
 pub(super) fn expanded(x: Value, shape: &[usize], context: &Context) -> Result<Value, OpError> {
     let x = with_rank(x, shape.len(), context)?;
-    if x.shape() == shape {
+    let from = x.shape();
+    if from == shape {
         return Ok(x);
+    }
+    if room(x.dtype(), shape)? == 0 {
+        return Ok(Value::host(zeros(x.dtype(), shape)?));
+    }
+    if moves_on_host(&x, context) {
+        let strides = strides(&from);
+        let axis = |axis: usize| match from[axis] {
+            1 => vec![Some(0); shape[axis]],
+            size => whole(size, strides[axis]),
+        };
+        let axes: Vec<_> = (0..shape.len()).map(axis).collect();
+        return Ok(Value::host(moved(&hosted(x)?, &axes, NO_FILL)?));
     }
     let shape = Shape::from(shape.to_vec());
     by_kind!(
@@ -323,45 +244,43 @@ pub(super) fn expanded(x: Value, shape: &[usize], context: &Context) -> Result<V
     )
 }
 
-/// Pads are an attribute before opset 11 and an input from then on.
-fn pad(node: &Node, opset: i64) -> Result<BoxOp, OpError> {
-    let attribute = node.ints("pads").filter(|_| opset < 11).map(<[i64]>::to_vec);
-    let fill = node.float("value", 0.0);
-    let mode = node.string("mode").unwrap_or("constant").to_owned();
-    if !matches!(mode.as_str(), "constant" | "reflect" | "edge") {
-        return Err(OpError::new(format!("mode {mode:?} is not supported")));
+fn tile(x: Value, repeats: &Value, context: &Context) -> Result<Value, OpError> {
+    let from = x.shape();
+    let times = repeats.to_ints()?.into_iter().map(size_of).collect::<Result<Vec<_>, _>>()?;
+    if times.len() != from.len() {
+        return Err(OpError::new(format!("{} repeats for {from:?}; one for each dimension is needed", times.len())));
     }
-    one(move |context, mut inputs| {
-        let x = inputs.take(0)?;
-        let pads = match &attribute {
-            Some(pads) => pads.clone(),
-            None => inputs.take(1)?.to_ints()?,
-        };
-        let fill = match inputs.optional(2) {
-            Some(value) => value.to_floats()?.first().copied().unwrap_or(fill),
-            None => fill,
-        };
-        let rank = x.rank();
-        let axes = match inputs.optional(3) {
-            Some(axes) => axes.to_ints()?.into_iter().map(|axis| axis_of(axis, rank)).collect::<Result<Vec<_>, _>>()?,
-            None => (0..rank).collect(),
-        };
-        if pads.len() != 2 * axes.len() {
-            return Err(OpError::new(format!(
-                "{} pads for {} dimensions; two for each are needed",
-                pads.len(),
-                axes.len()
-            )));
-        }
-        let mut padding = vec![(0, 0); rank];
-        for (index, &axis) in axes.iter().enumerate() {
-            padding[axis] = (size_of(pads[index])?, size_of(pads[axes.len() + index])?);
-        }
-        let mode = match mode.as_str() {
-            "reflect" => PadMode::Reflect,
-            "edge" => PadMode::Edge,
-            _ => PadMode::Constant(fill),
-        };
-        Ok(Value::float(B::float_pad(x.into_float(context)?, &padding, mode)))
+    let sizes = from.iter().zip(&times).map(|(size, times)| size.checked_mul(*times)).collect::<Option<Vec<_>>>();
+    let shape = sizes.ok_or_else(|| OpError::new(format!("{times:?} times {from:?} is too large")))?;
+    if room(x.dtype(), &shape)? == 0 {
+        return Ok(Value::host(zeros(x.dtype(), &shape)?));
+    }
+    if moves_on_host(&x, context) {
+        let strides = strides(&from);
+        let axis = |axis: usize| whole(from[axis], strides[axis]).repeat(times[axis]);
+        let axes: Vec<_> = (0..from.len()).map(axis).collect();
+        return Ok(Value::host(moved(&hosted(x)?, &axes, NO_FILL)?));
+    }
+    let repeated = times.into_iter().enumerate().filter(|&(_, times)| times != 1);
+    repeated.into_iter().try_fold(x, |x, (axis, times)| {
+        by_kind!(
+            x,
+            context,
+            |tensor| B::float_repeat_dim(tensor, axis, times),
+            B::int_repeat_dim(tensor, axis, times),
+            B::bool_repeat_dim(tensor, axis, times)
+        )
+    })
+}
+
+/// A part of the dimensions from opset 15 on.
+fn shape(node: &Node, _: i64) -> Result<BoxOp, OpError> {
+    let (start, end) = (node.int("start", 0), node.int("end", i64::MAX));
+    one(move |_, mut inputs| {
+        let shape: Vec<i64> = inputs.take(0)?.shape().into_iter().map(|size| size as i64).collect();
+        let rank = shape.len() as i64;
+        let clamp = |bound: i64| (if bound < 0 { bound.saturating_add(rank) } else { bound }).clamp(0, rank) as usize;
+        let (start, end) = (clamp(start), clamp(end));
+        Ok(Value::ints(shape.get(start..end).unwrap_or_default()))
     })
 }

@@ -5,6 +5,7 @@
 
 mod activation;
 mod attention;
+mod contraction;
 mod control;
 mod convert;
 mod convolution;
@@ -18,7 +19,11 @@ mod integer;
 mod layout;
 mod linear;
 mod loss;
+mod marks;
+mod movement;
 mod normalize;
+mod number;
+mod pad;
 mod pool;
 mod quantized;
 mod random;
@@ -26,8 +31,10 @@ mod recurrent;
 mod reduce;
 mod resample;
 mod running;
+mod scatter;
 mod sequence;
 mod signal;
+mod slice;
 mod sort;
 mod window;
 
@@ -36,9 +43,12 @@ use hedge_tensor::{Tensor, TensorError};
 
 use super::{Context, Value};
 
+/// What runs a node on its inputs.
+type Run = dyn Fn(&Context, Inputs) -> Result<Vec<Value>, OpError> + Send + Sync;
+
 /// A prepared operator.
 pub(crate) struct BoxOp {
-    run: Box<dyn Fn(&Context, Inputs) -> Result<Vec<Value>, OpError> + Send + Sync>,
+    run: Box<Run>,
     on_host: bool,
 }
 
@@ -86,10 +96,14 @@ pub(crate) fn builder(domain: &str, op: &str) -> Option<Builder> {
         linear::builder,
         normalize::builder,
         layout::builder,
+        slice::builder,
+        pad::builder,
         reduce::builder,
         convert::builder,
         integer::builder,
         index::builder,
+        scatter::builder,
+        marks::builder,
         sort::builder,
         generate::builder,
         running::builder,
