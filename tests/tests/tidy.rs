@@ -7,9 +7,10 @@ use std::process::Command;
 use serde_json::Value;
 
 /// The workspace's crates from the lowest layer to the highest. A crate may name crates of lower layers only.
-const LAYERS: [&[&str]; 8] = [
+const LAYERS: [&[&str]; 9] = [
     &["hedge-tensor", "hedge-config"],
     &["hedge-wire", "hedge-certify", "hedge-graph", "hedge-telemetry"],
+    &["hedge-bundle"],
     &["hedge-link", "hedge-broker", "hedge-agent-core", "hedge-agent-spool", "hedge-gateway-core", "hedge-engine"],
     &["hedge-train"],
     &["hedge-zoo"],

@@ -21,6 +21,12 @@ pub(crate) fn with_hint(message: impl std::fmt::Display, hint: impl Into<String>
     anyhow::Error::new(Hint { hint: hint.into() }).context(message.to_string())
 }
 
+/// `error` with a hint at what to do.
+pub(crate) fn hinted(error: &anyhow::Error, hint: impl Into<String>) -> anyhow::Error {
+    let message = format!("{error:#}");
+    with_hint(message, hint)
+}
+
 /// Says what clap found wrong; asking for help or the version is not a failure.
 pub(crate) fn usage(error: &clap::Error) -> ExitCode {
     // A closed pipe leaves nobody to tell.

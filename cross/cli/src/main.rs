@@ -28,6 +28,9 @@ enum Command {
     /// Checks, runs and times ONNX models.
     #[command(subcommand)]
     Model(commands::model::Model),
+    /// Packs, inspects and verifies bundles: models with all that is known of them.
+    #[command(subcommand)]
+    Bundle(commands::bundle::Bundle),
     /// Lists the devices that the probe found, and why some are refused.
     Devices(commands::devices::Devices),
 }
@@ -41,6 +44,7 @@ fn main() -> ExitCode {
         Command::Demo(args) => commands::asynchronously(demo::run(args)),
         Command::Zoo(zoo) => commands::quietly(|| commands::zoo::run(zoo)),
         Command::Model(model) => commands::quietly(|| commands::model::run(model)),
+        Command::Bundle(bundle) => commands::quietly(|| commands::bundle::run(bundle)),
         Command::Devices(devices) => commands::quietly(|| commands::devices::run(&devices)),
     };
     match outcome {

@@ -1,5 +1,6 @@
 //! The commands, one module a noun.
 
+pub(crate) mod bundle;
 pub(crate) mod devices;
 pub(crate) mod model;
 pub(crate) mod zoo;

@@ -34,8 +34,7 @@ pub(crate) fn run(model: Model) -> Result<()> {
 }
 
 fn read_graph(path: &Path) -> Result<Graph> {
-    let bytes = std::fs::read(path).with_context(|| format!("{} cannot be read", path.display()))?;
-    Graph::read(bytes.into()).with_context(|| format!("{} is not a model that can be loaded", path.display()))
+    hedge_bundle::open_graph(path).with_context(|| format!("{} is not a model that can be loaded", path.display()))
 }
 
 /// The executors that `--executor` names.
@@ -68,7 +67,7 @@ impl Placement {
 /// The model that a command is about.
 #[derive(clap::Args)]
 struct ModelPath {
-    /// The ONNX file.
-    #[arg(value_name = "M.onnx")]
+    /// The ONNX file, or a bundle: a `.hedge` file or a folder.
+    #[arg(value_name = "M.onnx|BUNDLE")]
     path: PathBuf,
 }
