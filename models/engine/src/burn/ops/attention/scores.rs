@@ -76,7 +76,10 @@ pub(in super::super) fn attend(
         scores = B::float_add(scores, bias.tensor.clone());
     }
     shown = shown.or_else(|| (scoring.shown == Some(Mode::Biased)).then(|| scores.clone()));
-    let scores = cast(scores, scoring.precision.unwrap_or(float_type(dtype)));
+    let precision = scoring.precision.unwrap_or(float_type(dtype));
+    // Graphics adapters have no exponentials of 64 bits.
+    let narrowed = context.is_gpu() && precision == FloatDType::F64 && dtype != DType::F64;
+    let scores = cast(scores, if narrowed { FloatDType::F32 } else { precision });
     let probabilities = cast(softmax(scores, bias, context), float_type(dtype));
     shown = shown.or_else(|| (scoring.shown == Some(Mode::Probabilities)).then(|| probabilities.clone()));
     let output = B::float_matmul(
@@ -99,12 +102,22 @@ fn scaled(q: Primitive, k: Primitive, scale: f64, dtype: DType) -> (Primitive, P
 /// A query that sees no key gets probabilities of 0, where a softmax alone would say NaN (and so would its gradient: such
 /// rows do not reach it).
 fn softmax(scores: Primitive, bias: Option<Bias>, context: &Context) -> Primitive {
-    let Some(bias) = bias.filter(|bias| bias.may_be_empty) else { return B::softmax(scores, 3) };
+    let Some(bias) = bias.filter(|bias| bias.may_be_empty) else { return stepwise(scores) };
     let best = B::float_max_dim(B::float_detach(bias.tensor), 3);
     let empty = B::float_equal_elem(best, Scalar::Float(f64::NEG_INFINITY), context.bool);
     let empty = B::bool_expand(empty, scores.shape());
     let filled = B::float_mask_fill(scores, empty.clone(), Scalar::Float(0.0));
-    B::float_mask_fill(B::softmax(filled, 3), empty, Scalar::Float(0.0))
+    B::float_mask_fill(stepwise(filled), empty, Scalar::Float(0.0))
+}
+
+/// Halves are rounded after each step, as ONNX's reference does; burn's own softmax works on them in 32 bits.
+fn stepwise(scores: Primitive) -> Primitive {
+    if scores.dtype() != burn_backend::DType::F16 {
+        return B::softmax(scores, 3);
+    }
+    let best = B::float_max_dim(B::float_detach(scores.clone()), 3);
+    let powers = B::float_exp(B::float_sub(scores, best));
+    B::float_div(powers.clone(), B::float_sum_dim(powers, 3))
 }
 
 fn regrouped(tensor: Primitive, shape: &[usize], context: &Context) -> Result<Primitive, OpError> {
