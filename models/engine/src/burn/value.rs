@@ -1,7 +1,9 @@
 //! A value between two operators: on the host, where shapes and other small integers stay, or on the device.
 
 use burn_backend::ops::{BoolTensorOps, FloatTensorOps, IntTensorOps};
-use burn_backend::{AllocationProperty, BoolStore, Bytes, DType as BurnType, TensorData, TensorMetadata, read_sync};
+use burn_backend::{
+    AllocationProperty, BoolStore, Bytes, DType as BurnType, FloatDType, TensorData, TensorMetadata, read_sync,
+};
 use hedge_tensor::{DType, Element, Tensor};
 
 use super::ops::OpError;
@@ -40,7 +42,8 @@ impl Value {
         Value { dtype, place: Place::Device(Box::new(tensor)) }
     }
 
-    /// An integer tensor that stands for `dtype`, whatever the device computes it in.
+    /// A tensor that stands for integers of `dtype`, whatever the device computes them in; a float tensor of whole
+    /// numbers is welcome, so that values which are quantized and dequantized again never leave the device's floats.
     pub(crate) fn int(tensor: Primitive, dtype: DType) -> Self {
         Value { dtype, place: Place::Device(Box::new(tensor)) }
     }
@@ -92,8 +95,17 @@ impl Value {
             return Err(OpError::new(format!("an integer tensor is needed, but this one is {}", self.dtype)));
         }
         match self.place {
+            Place::Device(tensor) if tensor.dtype().is_float() => Ok(B::float_into_int(*tensor, context.int)),
             Place::Device(tensor) => Ok(*tensor),
             Place::Host(tensor) => Ok(B::int_from_data(int_data(&tensor, context)?, &context.device)),
+        }
+    }
+
+    /// The device's float tensor of an integer value: its own where it is held in floats.
+    pub(crate) fn into_whole_floats(self, context: &Context) -> Result<Primitive, OpError> {
+        match self.place {
+            Place::Device(tensor) if tensor.dtype().is_float() => Ok(*tensor),
+            _ => Ok(B::int_into_float(self.into_int(context)?, FloatDType::F32)),
         }
     }
 
@@ -133,7 +145,7 @@ impl Value {
         };
         let data = match self.dtype {
             DType::Bool => read_sync(B::bool_into_data(tensor)),
-            dtype if dtype.is_float() => read_sync(B::float_into_data(tensor)),
+            _ if tensor.dtype().is_float() => read_sync(B::float_into_data(tensor)),
             _ => read_sync(B::int_into_data(tensor)),
         };
         host_tensor(data.map_err(|error| error.to_string())?, self.dtype)

@@ -107,8 +107,8 @@ fn what_an_operator_cannot_do_is_refused_and_never_left_out() {
     use crate::{Device, Executor, burn::BurnExecutor};
     let kernel = ("kernel_shape", Attribute::Ints(vec![2, 2]));
     let cases = [
-        one_operator("AveragePool", 1, &[], &[kernel, ("dilations", Attribute::Ints(vec![2, 2]))]),
-        one_operator("BatchNormalization", 1, &[], &[("training_mode", Attribute::Int(1))]),
+        one_operator("AveragePool", 1, &[], &[kernel, ("auto_pad", Attribute::String(b"SIDEWAYS".to_vec()))]),
+        one_operator("LpNormalization", 1, &[], &[("p", Attribute::Int(0))]),
         one_operator("Pad", 1, &[], &[("mode", Attribute::String(b"mirror".to_vec()))]),
     ];
     for graph in cases {

@@ -5,10 +5,12 @@
 use std::cmp::Ordering;
 
 use half::f16;
-use hedge_tensor::Element;
+use hedge_tensor::{DType, Element, Tensor, element_count};
+
+use super::OpError;
 
 /// A type of elements that a host kernel computes on; booleans are `u8`, 0 or 1.
-pub(super) trait Number: Element + PartialEq + Send + Sync {
+pub(super) trait Number: Element + PartialOrd + Send + Sync {
     const ZERO: Self;
     const ONE: Self;
 
@@ -22,6 +24,12 @@ pub(super) trait Number: Element + PartialEq + Send + Sync {
     fn to_f64(self) -> f64;
     /// The value of this type next to a double, as Rust's `as` converts.
     fn from_f64(value: f64) -> Self;
+    /// The nearest double.
+    fn to_double(self) -> f64 {
+        self.to_f64()
+    }
+    /// The nearest value of the type: integers are rounded half to even and saturate.
+    fn from_double(value: f64) -> Self;
     /// The integer part; what does not fit is the nearest that does, NaN is 0.
     fn to_i64(self) -> i64;
     /// The value as a wide integer; of a float, the integer part.
@@ -38,6 +46,19 @@ pub(super) trait Number: Element + PartialEq + Send + Sync {
     fn larger(self, other: Self) -> Self {
         if self.order(&other).is_ge() { self } else { other }
     }
+}
+
+/// As many zeros as a tensor of this shape has elements.
+pub(super) fn zeros<T: Number>(shape: &[usize]) -> Result<Vec<T>, OpError> {
+    let count = element_count(shape).filter(|&count| count <= isize::MAX as usize / size_of::<T>());
+    let count = count.ok_or_else(|| OpError::new(format!("its output {shape:?} is too large")))?;
+    Ok(vec![T::from_double(0.0); count])
+}
+
+/// The elements as a tensor of `dtype`, which they stand for: booleans are kept as bytes.
+pub(super) fn tensor<T: Number>(dtype: DType, shape: &[usize], values: &[T]) -> Result<Tensor, OpError> {
+    let stored = Tensor::from_slice(shape, values)?;
+    Ok(Tensor::new(dtype, shape.to_vec(), stored.into_bytes())?)
 }
 
 #[allow(clippy::eq_op, reason = "NaN is what does not equal itself")]
@@ -69,6 +90,10 @@ macro_rules! integers {
 
             fn from_f64(value: f64) -> Self {
                 value as $T
+            }
+
+            fn from_double(value: f64) -> Self {
+                value.round_ties_even() as $T
             }
 
             fn to_i64(self) -> i64 {
@@ -112,6 +137,10 @@ macro_rules! floats {
                 $narrow(value)
             }
 
+            fn from_double(value: f64) -> Self {
+                $narrow(value)
+            }
+
             fn to_i64(self) -> i64 {
                 self.to_f64() as i64
             }
@@ -152,5 +181,6 @@ mod tests {
     fn integers_wrap_and_floats_saturate_on_the_way_to_indices() {
         assert_eq!((200u8.plus(100), i64::MAX.plus(1)), (44, i64::MIN));
         assert_eq!((u64::MAX.to_i64(), f32::NAN.to_i64(), (-2.7f64).to_i64()), (i64::MAX, 0, -2));
+        assert_eq!((u8::from_double(2.5), i8::from_double(-300.)), (2, -128));
     }
 }

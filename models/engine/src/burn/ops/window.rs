@@ -4,7 +4,7 @@ use hedge_graph::Node;
 
 use super::{OpError, size_of};
 
-/// A window's attributes, with the paddings resolved for a known input.
+/// A window's attributes, with paddings and positions resolved for a known input.
 #[derive(Clone, Debug)]
 pub(super) struct Window {
     pub(super) kernel: Vec<usize>,
@@ -12,6 +12,10 @@ pub(super) struct Window {
     pub(super) dilations: Vec<usize>,
     /// (begin, end) of each spatial dimension.
     pub(super) pads: Vec<(usize, usize)>,
+    /// How many places the window takes along each spatial dimension.
+    pub(super) outputs: Vec<usize>,
+    /// Whether a last window that only begins on the input counts.
+    pub(super) ceil: bool,
 }
 
 /// How a node says its padding.
@@ -30,9 +34,15 @@ pub(super) struct WindowSpec {
     strides: Option<Vec<i64>>,
     dilations: Option<Vec<i64>>,
     padding: Padding,
+    ceil: bool,
 }
 
 impl WindowSpec {
+    /// A window without padding that moves by single elements.
+    pub(super) fn plain() -> Self {
+        WindowSpec { kernel: None, strides: None, dilations: None, padding: Padding::Valid, ceil: false }
+    }
+
     pub(super) fn read(node: &Node) -> Result<Self, OpError> {
         let pads = node.ints("pads").map(<[i64]>::to_vec);
         let padding = match node.string("auto_pad").unwrap_or("NOTSET") {
@@ -47,7 +57,13 @@ impl WindowSpec {
             }
         };
         let ints = |name: &str| node.ints(name).map(<[i64]>::to_vec);
-        Ok(WindowSpec { kernel: ints("kernel_shape"), strides: ints("strides"), dilations: ints("dilations"), padding })
+        Ok(WindowSpec {
+            kernel: ints("kernel_shape"),
+            strides: ints("strides"),
+            dilations: ints("dilations"),
+            padding,
+            ceil: node.int("ceil_mode", 0) != 0,
+        })
     }
 
     /// The window over an input with these spatial sizes; `kernel` is used where the node gives no `kernel_shape`.
@@ -70,8 +86,9 @@ impl WindowSpec {
             )));
         }
         let pads = self.pads(spatial, &kernel, &strides, &dilations)?;
-        let window = Window { kernel, strides, dilations, pads };
-        window.check(spatial)?;
+        let mut window = Window { kernel, strides, dilations, pads, outputs: Vec::new(), ceil: self.ceil };
+        window.outputs =
+            spatial.iter().enumerate().map(|(axis, &size)| window.places(axis, size)).collect::<Result<_, _>>()?;
         Ok(window)
     }
 
@@ -113,18 +130,85 @@ impl Window {
         self.pads.iter().any(|(begin, end)| begin != end)
     }
 
-    fn check(&self, spatial: &[usize]) -> Result<(), OpError> {
-        for (axis, &size) in spatial.iter().enumerate() {
-            let extent = (self.kernel[axis] - 1).saturating_mul(self.dilations[axis]).saturating_add(1);
-            let (begin, end) = self.pads[axis];
-            let padded = size.saturating_add(begin).saturating_add(end);
-            if padded < extent {
-                return Err(OpError::new(format!(
-                    "its window spans {extent} elements, but dimension {axis} of the padded input has only {padded}"
-                )));
-            }
+    /// The elements from the window's first to its last along a dimension.
+    pub(super) fn extent(&self, axis: usize) -> usize {
+        (self.kernel[axis] - 1).saturating_mul(self.dilations[axis]).saturating_add(1)
+    }
+
+    /// The elements that all places of the window reach beyond the input's end.
+    pub(super) fn overhang(&self, axis: usize, size: usize) -> usize {
+        let reach = self.outputs[axis].saturating_sub(1).saturating_mul(self.strides[axis]);
+        reach.saturating_add(self.extent(axis)).saturating_sub(size.saturating_add(self.pads[axis].0))
+    }
+
+    /// The padding that lets a pool which drops incomplete windows see exactly this window's places.
+    pub(super) fn exact_pads(&self, spatial: &[usize]) -> Vec<(usize, usize)> {
+        let pads = spatial.iter().enumerate().map(|(axis, &size)| (self.pads[axis].0, self.overhang(axis, size)));
+        pads.collect()
+    }
+
+    /// The window along the named dimensions alone, as one of two dimensions.
+    pub(super) fn along(&self, axes: &[usize]) -> Window {
+        let with = |values: &[usize]| axes.iter().map(|&axis| values[axis]).chain([1]).take(2).collect();
+        Window {
+            kernel: with(&self.kernel),
+            strides: with(&self.strides),
+            dilations: with(&self.dilations),
+            pads: axes.iter().map(|&axis| self.pads[axis]).chain([(0, 0)]).take(2).collect(),
+            outputs: with(&self.outputs),
+            ceil: self.ceil,
         }
-        Ok(())
+    }
+
+    /// By what the mean over each whole window falls short of the mean over its elements on the input (or its padding,
+    /// if `count_pads`); `None` where by nothing.
+    pub(super) fn shares(&self, spatial: &[usize], count_pads: bool) -> Option<Vec<f64>> {
+        let along = |axis: usize| {
+            let (begin, end) = if count_pads { self.pads[axis] } else { (0, 0) };
+            let first = self.pads[axis].0 - begin;
+            let last = self.pads[axis].0 + spatial[axis] + end;
+            let counted = |place: usize| {
+                let position = |step: usize| place * self.strides[axis] + step * self.dilations[axis];
+                (0..self.kernel[axis]).filter(|&step| (first..last).contains(&position(step))).count()
+            };
+            let kernel = self.kernel[axis];
+            let share = move |count: usize| if count == 0 { 0.0 } else { kernel as f64 / count as f64 };
+            (0..self.outputs[axis]).map(|place| share(counted(place))).collect::<Vec<_>>()
+        };
+        let mut all = vec![1.0];
+        for axis in 0..spatial.len() {
+            let shares = along(axis);
+            all = all.iter().flat_map(|&outer| shares.iter().map(move |&inner| outer * inner)).collect();
+        }
+        all.iter().any(|&share| share != 1.0).then_some(all)
+    }
+
+    /// Where element `step` of the window lies in its place `place`, `None` on the padding.
+    pub(super) fn position(&self, axis: usize, place: usize, step: usize, size: usize) -> Option<usize> {
+        let padded = place.checked_mul(self.strides[axis])?.checked_add(step.checked_mul(self.dilations[axis])?)?;
+        padded.checked_sub(self.pads[axis].0).filter(|&position| position < size)
+    }
+
+    /// Windows that would begin on the padding behind the input are dropped, as ONNX says for `ceil_mode`.
+    fn places(&self, axis: usize, size: usize) -> Result<usize, OpError> {
+        let extent = self.extent(axis);
+        let (begin, end) = self.pads[axis];
+        let padded = size.saturating_add(begin).saturating_add(end);
+        if self.ceil {
+            let missing = extent.saturating_sub(padded);
+            let places = (padded.saturating_sub(extent).div_ceil(self.strides[axis]) + 1)
+                .saturating_sub(missing / self.strides[axis]);
+            let beyond = places > 0 && (places - 1).saturating_mul(self.strides[axis]) >= size.saturating_add(begin);
+            match places - usize::from(beyond) {
+                0 => {}
+                places => return Ok(places),
+            }
+        } else if padded >= extent {
+            return Ok((padded - extent) / self.strides[axis] + 1);
+        }
+        Err(OpError::new(format!(
+            "its window spans {extent} elements, but dimension {axis} of the padded input has only {padded}"
+        )))
     }
 }
 
@@ -138,7 +222,8 @@ pub(super) fn spatial_of(shape: &[usize]) -> Result<&[usize], OpError> {
     }
 }
 
-fn sizes_of(values: &[i64], expected: usize, name: &str) -> Result<Vec<usize>, OpError> {
+/// Sizes that a node lists, `expected` of them.
+pub(super) fn sizes_of(values: &[i64], expected: usize, name: &str) -> Result<Vec<usize>, OpError> {
     if values.len() != expected {
         return Err(OpError::new(format!("{name} has {} values, but {expected} are needed", values.len())));
     }
