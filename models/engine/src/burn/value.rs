@@ -166,15 +166,6 @@ impl Value {
         };
         Ok(ints)
     }
-
-    /// The elements of a float value.
-    pub(crate) fn to_floats(&self) -> Result<Vec<f32>, OpError> {
-        let tensor = self.clone().into_host().map_err(OpError::new)?;
-        let values = tensor
-            .to_doubles()
-            .ok_or_else(|| OpError::new(format!("floats are needed, but this one is {}", tensor.dtype())))?;
-        Ok(values.into_iter().map(|value| value as f32).collect())
-    }
 }
 
 fn widen<T: Element + Into<i64>>(tensor: &Tensor) -> Result<Vec<i64>, OpError> {

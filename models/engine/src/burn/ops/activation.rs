@@ -1,98 +1,85 @@
-//! Operators on one tensor, element by element, and the softmax family.
+//! Activation functions, element by element.
+//!
+//! Where burn has a kernel of its own it is used: one pass over memory on the CPU, one launch on a device.
 
 use burn_backend::Scalar;
-use burn_backend::ops::{ActivationOps, FloatTensorOps, IntTensorOps};
+use burn_backend::ops::{ActivationOps, FloatTensorOps};
 use hedge_graph::Node;
 
-use super::{BoxOp, Builder, OpError, aligned, axis_of, one, reshaped};
+use super::convert::to_doubles;
+use super::exact::{IntBinary, IntUnary, int_binary};
+use super::unary::{float_or_int, plus, times, unary};
+use super::{BoxOp, Builder, Inputs, OpError, aligned, broadcast_shape, one};
 use crate::burn::{B, Context, Primitive, Value};
 
 pub(super) fn builder(op: &str) -> Option<Builder> {
     Some(match op {
-        "Relu" => |_, _| unary(B::relu),
+        "Identity" => |_, _| one(|_, mut inputs| inputs.take(0)),
+        "Relu" => |_, _| float_or_int(B::relu, IntUnary::Relu),
         "Sigmoid" => |_, _| unary(B::sigmoid),
-        "Tanh" => |_, _| unary(B::float_tanh),
-        "Exp" => |_, _| unary(B::float_exp),
-        "Log" => |_, _| unary(B::float_log),
-        "Sqrt" => |_, _| unary(B::float_sqrt),
-        "Erf" => |_, _| unary(B::float_erf),
-        "Floor" => |_, _| unary(B::float_floor),
-        "Ceil" => |_, _| unary(B::float_ceil),
-        "Round" => |_, _| unary(B::float_round),
-        "Reciprocal" => |_, _| unary(B::float_recip),
-        "Sin" => |_, _| unary(B::float_sin),
-        "Cos" => |_, _| unary(B::float_cos),
-        "Softplus" => |_, _| unary(|x| B::float_neg(B::log_sigmoid(B::float_neg(x)))),
+        "Softplus" => |_, _| unary(softplus),
         "Softsign" => |_, _| unary(|x| B::float_div(x.clone(), plus(B::float_abs(x), 1.0))),
-        "HardSwish" => |_, _| unary(hard_swish),
+        "Mish" => |_, _| unary(|x| B::float_mul(B::float_tanh(softplus(x.clone())), x)),
+        "HardSwish" => |_, _| unary(|x| B::float_mul(hard_sigmoid(x.clone(), 1.0 / 6.0, 0.5), x)),
         "Gelu" => gelu,
-        "Neg" => |_, _| float_or_int(B::float_neg, B::int_neg),
-        "Abs" => |_, _| float_or_int(B::float_abs, B::int_abs),
-        "Sign" => |_, _| float_or_int(B::float_sign, B::int_sign),
         "LeakyRelu" => |node, _| {
-            let slope = Scalar::Float(f64::from(node.float("alpha", 0.01)));
+            let slope = Scalar::Float(alpha(node, 0.01));
             unary(move |x| B::leaky_relu(x, slope))
         },
+        "PRelu" => |_, _| one(|context, mut inputs| prelu(inputs.take(0)?, inputs.take(1)?, context)),
         "HardSigmoid" => |node, _| {
-            let (alpha, beta) = (f64::from(node.float("alpha", 0.2)), f64::from(node.float("beta", 0.5)));
-            unary(move |x| clamp(plus(times(x, alpha), beta), 0.0, 1.0))
+            let (alpha, beta) = (alpha(node, 0.2), f64::from(node.float("beta", 0.5)));
+            unary(move |x| hard_sigmoid(x, alpha, beta))
         },
         "Elu" => |node, _| {
-            let alpha = f64::from(node.float("alpha", 1.0));
-            unary(move |x| elu(x, alpha))
+            let alpha = alpha(node, 1.0);
+            unary(move |x| elu(x, alpha, 1.0))
         },
-        "PRelu" => |_, _| {
-            one(|context, mut inputs| {
-                let (x, slope) = aligned(inputs.take(0)?, inputs.take(1)?, context)?;
-                let (x, slope) = (x.into_float(context)?, slope.into_float(context)?);
-                let negative = B::float_mul(slope, B::float_clamp_max(x.clone(), Scalar::Float(0.0)));
-                Ok(Value::float(B::float_add(B::relu(x), negative)))
-            })
+        "Celu" => |node, _| {
+            let alpha = alpha(node, 1.0);
+            unary(move |x| elu(x, alpha, 1.0 / alpha))
         },
-        "Clip" => clip,
-        "Softmax" => |node, opset| softmax(node, opset, B::softmax),
-        "LogSoftmax" => |node, opset| softmax(node, opset, B::log_softmax),
-        "Identity" => |_, _| one(|_, mut inputs| inputs.take(0)),
-        // Inference mode: the mask output (all true) is left out, as onnxruntime does unless it is asked for.
-        "Dropout" => dropout,
+        "Selu" => |node, _| {
+            let (alpha, gamma) = (alpha(node, 1.673_263_2), f64::from(node.float("gamma", 1.050_701)));
+            unary(move |x| times(elu(x, alpha, 1.0), gamma))
+        },
+        "ThresholdedRelu" => |node, _| {
+            let threshold = alpha(node, 1.0);
+            one(move |context, mut inputs| thresholded(inputs.take(0)?, threshold, context))
+        },
+        "Shrink" => shrink,
+        "Swish" => |node, _| {
+            let alpha = alpha(node, 1.0);
+            unary(move |x| swish(x, alpha))
+        },
+        "SwiGLU" => swiglu,
         _ => return None,
     })
 }
 
-fn unary(f: impl Fn(Primitive) -> Primitive + Send + Sync + 'static) -> Result<BoxOp, OpError> {
-    one(move |context, mut inputs| Ok(Value::float(f(inputs.take(0)?.into_float(context)?))))
+fn alpha(node: &Node, default: f32) -> f64 {
+    f64::from(node.float("alpha", default))
 }
 
-fn float_or_int(float: fn(Primitive) -> Primitive, int: fn(Primitive) -> Primitive) -> Result<BoxOp, OpError> {
-    one(move |context, mut inputs| {
-        let x = inputs.take(0)?;
-        if x.is_float() {
-            return Ok(Value::float(float(x.into_float(context)?)));
-        }
-        let dtype = x.dtype();
-        Ok(Value::int(int(x.into_int(context)?), dtype))
-    })
+/// `ln(1 + exp(x))`, without overflow.
+fn softplus(x: Primitive) -> Primitive {
+    B::float_neg(B::log_sigmoid(B::float_neg(x)))
 }
 
-fn plus(x: Primitive, value: f64) -> Primitive {
-    B::float_add_scalar(x, Scalar::Float(value))
+fn hard_sigmoid(x: Primitive, alpha: f64, beta: f64) -> Primitive {
+    B::hard_sigmoid(x, Scalar::Float(alpha), Scalar::Float(beta))
 }
 
-fn times(x: Primitive, value: f64) -> Primitive {
-    B::float_mul_scalar(x, Scalar::Float(value))
-}
-
-fn clamp(x: Primitive, low: f64, high: f64) -> Primitive {
-    B::float_clamp(x, Scalar::Float(low), Scalar::Float(high))
-}
-
-fn hard_swish(x: Primitive) -> Primitive {
-    B::float_mul(x.clone(), clamp(plus(times(x, 1.0 / 6.0), 0.5), 0.0, 1.0))
-}
-
-fn elu(x: Primitive, alpha: f64) -> Primitive {
+/// `x` where positive, `alpha * (exp(x * inner) - 1)` elsewhere.
+fn elu(x: Primitive, alpha: f64, inner: f64) -> Primitive {
     let negative = B::float_clamp_max(x.clone(), Scalar::Float(0.0));
-    B::float_add(B::relu(x), times(plus(B::float_exp(negative), -1.0), alpha))
+    let negative = if inner == 1.0 { negative } else { times(negative, inner) };
+    B::float_add(times(plus(B::float_exp(negative), -1.0), alpha), B::relu(x))
+}
+
+fn swish(x: Primitive, alpha: f64) -> Primitive {
+    let inner = if alpha == 1.0 { x.clone() } else { times(x.clone(), alpha) };
+    B::float_mul(B::sigmoid(inner), x)
 }
 
 fn gelu(node: &Node, _: i64) -> Result<BoxOp, OpError> {
@@ -103,69 +90,69 @@ fn gelu(node: &Node, _: i64) -> Result<BoxOp, OpError> {
     }
 }
 
+/// `x / 2 * (1 + tanh(u))` with `u = sqrt(2 / pi) * (x + 0.044715 * x^3)`, as `x * sigmoid(2 * u)`: fewer passes.
 fn tanh_gelu(x: Primitive) -> Primitive {
-    let cube = B::float_mul(B::float_mul(x.clone(), x.clone()), x.clone());
-    let inner = times(B::float_add(x.clone(), times(cube, 0.044_715)), (2.0 / std::f64::consts::PI).sqrt());
-    times(B::float_mul(x, plus(B::float_tanh(inner), 1.0)), 0.5)
+    let scale = 2.0 * (2.0 / std::f64::consts::PI).sqrt();
+    let inner = plus(times(B::float_mul(x.clone(), x.clone()), scale * 0.044_715), scale);
+    B::float_mul(B::sigmoid(B::float_mul(inner, x.clone())), x)
 }
 
-/// Bounds are attributes before opset 11 and inputs from then on.
-fn clip(node: &Node, opset: i64) -> Result<BoxOp, OpError> {
-    let attribute = |name: &str| (opset < 11).then(|| node.float(name, f32::NAN)).filter(|bound| !bound.is_nan());
-    let (low, high) = (attribute("min"), attribute("max"));
+/// The slope broadcasts to `x`, not the other way round.
+fn prelu(x: Value, slope: Value, context: &Context) -> Result<Value, OpError> {
+    let (x, slope) = super::elementwise::same_type(x, slope)?;
+    let shape = x.shape();
+    if broadcast_shape(&shape, &slope.shape())? != shape {
+        return Err(OpError::new(format!("a slope of {:?} does not broadcast to {shape:?}", slope.shape())));
+    }
+    if !x.is_float() {
+        return int_binary(IntBinary::Prelu, x, slope);
+    }
+    let (x, slope) = aligned(x, slope, context)?;
+    Ok(Value::float(B::prelu(x.into_float(context)?, slope.into_float(context)?)))
+}
+
+fn thresholded(x: Value, threshold: f64, context: &Context) -> Result<Value, OpError> {
+    let x = x.into_float(context)?;
+    let below = B::float_lower_equal_elem(x.clone(), Scalar::Float(threshold), context.bool);
+    Ok(Value::float(B::float_mask_fill(x, below, Scalar::Float(0.0))))
+}
+
+/// Towards zero by `bias` where it is farther than `lambd` from it, zero elsewhere; integers as well.
+fn shrink(node: &Node, _: i64) -> Result<BoxOp, OpError> {
+    let (bias, limit) = (f64::from(node.float("bias", 0.0)), f64::from(node.float("lambd", 0.5)));
     one(move |context, mut inputs| {
         let x = inputs.take(0)?;
-        let low_input = inputs.optional(1);
-        let high_input = inputs.optional(2);
-        if x.is_float() {
-            let bound = |value: Option<Value>| value.map(|value| value.to_floats()).transpose();
-            let low = bound(low_input)?.and_then(|values| values.first().copied()).or(low);
-            let high = bound(high_input)?.and_then(|values| values.first().copied()).or(high);
-            return Ok(Value::float(clip_float(x.into_float(context)?, low, high)));
+        if !x.is_float() {
+            let (shape, dtype) = (x.shape(), x.dtype());
+            let values: Vec<f64> = to_doubles(&x)?.into_iter().map(|x| shrunk(x, bias, limit)).collect();
+            return super::convert::numbers(&shape, &values, dtype);
         }
-        let bound = |value: Option<Value>| value.map(|value| value.to_ints()).transpose();
-        let low = bound(low_input)?.and_then(|values| values.first().copied());
-        let high = bound(high_input)?.and_then(|values| values.first().copied());
-        let dtype = x.dtype();
-        Ok(Value::int(clip_int(x.into_int(context)?, low, high), dtype))
+        let x = x.into_float(context)?;
+        let low = B::float_lower_elem(x.clone(), Scalar::Float(-limit), context.bool);
+        let high = B::float_greater_elem(x.clone(), Scalar::Float(limit), context.bool);
+        let zero = times(x.clone(), 0.0);
+        let shrunk = B::float_mask_where(zero, low, plus(x.clone(), bias));
+        Ok(Value::float(B::float_mask_where(shrunk, high, plus(x, -bias))))
     })
 }
 
-fn clip_float(x: Primitive, low: Option<f32>, high: Option<f32>) -> Primitive {
-    match (low, high) {
-        // The order matters where low > high: ONNX says min(max(x, low), high).
-        (Some(low), Some(high)) if low <= high => clamp(x, f64::from(low), f64::from(high)),
-        (low, high) => {
-            let x = low.map_or(x.clone(), |low| B::float_clamp_min(x, Scalar::Float(f64::from(low))));
-            high.map_or(x.clone(), |high| B::float_clamp_max(x, Scalar::Float(f64::from(high))))
-        }
+fn shrunk(x: f64, bias: f64, limit: f64) -> f64 {
+    if x < -limit {
+        x + bias
+    } else if x > limit {
+        x - bias
+    } else {
+        0.0
     }
 }
 
-fn clip_int(x: Primitive, low: Option<i64>, high: Option<i64>) -> Primitive {
-    let x = low.map_or(x.clone(), |low| B::int_clamp_min(x, Scalar::Int(low)));
-    high.map_or(x.clone(), |high| B::int_clamp_max(x, Scalar::Int(high)))
-}
-
-/// Before opset 13 the tensor is seen as a matrix, split at `axis`; from 13 on one dimension is normalized.
-fn softmax(node: &Node, opset: i64, f: fn(Primitive, usize) -> Primitive) -> Result<BoxOp, OpError> {
-    let axis = node.int("axis", if opset < 13 { 1 } else { -1 });
-    one(move |context, mut inputs| {
-        let x = inputs.take(0)?;
-        let shape = x.shape();
-        let axis = axis_of(axis, shape.len())?;
-        if opset >= 13 || axis + 1 == shape.len() {
-            return Ok(Value::float(f(x.into_float(context)?, axis)));
+fn swiglu(node: &Node, _: i64) -> Result<BoxOp, OpError> {
+    let alpha = alpha(node, 1.0);
+    one(move |context: &Context, mut inputs: Inputs| {
+        let (gate, linear) = super::elementwise::same_type(inputs.take(0)?, inputs.take(1)?)?;
+        if gate.shape() != linear.shape() {
+            return Err(OpError::new(format!("{:?} and {:?} must be one shape", gate.shape(), linear.shape())));
         }
-        let matrix = [shape[..axis].iter().product(), shape[axis..].iter().product()];
-        let y = f(reshaped(x, &matrix, context)?.into_float(context)?, 1);
-        reshaped(Value::float(y), &shape, context)
+        Ok(Value::float(B::float_mul(swish(gate.into_float(context)?, alpha), linear.into_float(context)?)))
     })
-}
-
-fn dropout(node: &Node, _: i64) -> Result<BoxOp, OpError> {
-    if node.outputs.get(1).is_some_and(|mask| !mask.is_empty()) {
-        return Err(OpError::new("its mask output is not supported; remove it"));
-    }
-    one(|_: &Context, mut inputs| inputs.take(0))
 }

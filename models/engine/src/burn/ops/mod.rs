@@ -4,8 +4,10 @@
 //! on, so that a model's mistake is an error with the node's name.
 
 mod activation;
+mod arg;
 mod attention;
 mod batch_norm;
+mod compare;
 mod contraction;
 mod control;
 mod convert;
@@ -15,6 +17,7 @@ mod detect;
 mod determinant;
 mod einsum;
 mod elementwise;
+mod exact;
 mod generate;
 mod host;
 mod index;
@@ -24,6 +27,7 @@ mod layout;
 mod linear;
 mod loss;
 mod marks;
+mod mersenne;
 mod movement;
 mod normalize;
 mod number;
@@ -41,8 +45,10 @@ mod scatter;
 mod sequence;
 mod signal;
 mod slice;
+mod softmax;
 mod sort;
 mod transposed;
+mod unary;
 mod unpool;
 mod window;
 
@@ -98,7 +104,10 @@ pub(crate) fn builder(domain: &str, op: &str) -> Option<Builder> {
     }
     let families = [
         elementwise::builder,
+        compare::builder,
+        unary::builder,
         activation::builder,
+        softmax::builder,
         convolution::builder,
         pool::builder,
         linear::builder,
@@ -107,6 +116,7 @@ pub(crate) fn builder(domain: &str, op: &str) -> Option<Builder> {
         slice::builder,
         pad::builder,
         reduce::builder,
+        arg::builder,
         convert::builder,
         integer::builder,
         index::builder,

@@ -1,41 +1,51 @@
 //! Reductions along dimensions.
+//!
+//! Every one is brought into the form `[outer, reduced, inner]` and computed along the middle dimension, once.
 
-use burn_backend::ops::{FloatTensorOps, IntTensorOps};
-use burn_backend::{IntDType, Scalar};
+use burn_backend::Scalar;
+use burn_backend::ops::FloatTensorOps;
 use hedge_graph::Node;
-use hedge_tensor::DType;
+use hedge_tensor::{DType, Tensor};
 
+use super::convert::numbers;
+use super::exact::{Integer, host_elements, room_for, tensor, with_integers};
+use super::host::hosted;
 use super::{BoxOp, Builder, OpError, axis_of, one, reshaped};
 use crate::burn::{B, Context, Primitive, Value};
 
 pub(super) fn builder(op: &str) -> Option<Builder> {
     Some(match op {
-        "ReduceMean" => |node, opset| reduction(node, opset >= 18, B::float_mean_dim, None),
-        "ReduceSum" => |node, opset| reduction(node, opset >= 13, B::float_sum_dim, Some(B::int_sum_dim)),
-        "ReduceProd" => |node, opset| reduction(node, opset >= 18, B::float_prod_dim, Some(B::int_prod_dim)),
-        "ReduceMax" => |node, opset| reduction(node, opset >= 18, B::float_max_dim, Some(B::int_max_dim)),
-        "ReduceMin" => |node, opset| reduction(node, opset >= 18, B::float_min_dim, Some(B::int_min_dim)),
-        "ArgMax" => |node, _| arg(node, B::float_argmax),
-        "ArgMin" => |node, _| arg(node, B::float_argmin),
-        "ReduceL2" => |node, opset| {
-            reduction(node, opset >= 18, |x, axis| B::float_sqrt(B::float_sum_dim(squared(x), axis)), None)
-        },
-        "ReduceSumSquare" => {
-            |node, opset| reduction(node, opset >= 18, |x, axis| B::float_sum_dim(squared(x), axis), None)
-        }
+        "ReduceSum" => |node, opset| reduction(node, opset >= 13, Kind::Sum),
+        "ReduceMean" => |node, opset| reduction(node, opset >= 18, Kind::Mean),
+        "ReduceProd" => |node, opset| reduction(node, opset >= 18, Kind::Prod),
+        "ReduceMax" => |node, opset| reduction(node, opset >= 18, Kind::Max),
+        "ReduceMin" => |node, opset| reduction(node, opset >= 18, Kind::Min),
+        "ReduceL1" => |node, opset| reduction(node, opset >= 18, Kind::L1),
+        "ReduceL2" => |node, opset| reduction(node, opset >= 18, Kind::L2),
+        "ReduceSumSquare" => |node, opset| reduction(node, opset >= 18, Kind::SumSquare),
+        "ReduceLogSum" => |node, opset| reduction(node, opset >= 18, Kind::LogSum),
+        "ReduceLogSumExp" => |node, opset| reduction(node, opset >= 18, Kind::LogSumExp),
         _ => return None,
     })
 }
 
-type Along = fn(Primitive, usize) -> Primitive;
-
-fn squared(x: Primitive) -> Primitive {
-    B::float_powf_scalar(x, Scalar::Float(2.0))
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    Sum,
+    Mean,
+    Prod,
+    Max,
+    Min,
+    L1,
+    L2,
+    SumSquare,
+    LogSum,
+    LogSumExp,
 }
 
-/// Axes are an attribute in older opsets and an input in newer ones; none means all, or nothing at all where the node
-/// says `noop_with_empty_axes`.
-fn reduction(node: &Node, axes_as_input: bool, float: Along, int: Option<Along>) -> Result<BoxOp, OpError> {
+/// Axes are an attribute in older opsets and an input in newer ones; none means all, or no reduction at all where the
+/// node says `noop_with_empty_axes`.
+fn reduction(node: &Node, axes_as_input: bool, kind: Kind) -> Result<BoxOp, OpError> {
     let axes = node.ints("axes").map(<[i64]>::to_vec);
     let keep = node.int("keepdims", 1) != 0;
     let noop = node.int("noop_with_empty_axes", 0) != 0;
@@ -46,50 +56,158 @@ fn reduction(node: &Node, axes_as_input: bool, float: Along, int: Option<Along>)
         let shape = x.shape();
         let axes = match given.filter(|axes| !axes.is_empty()) {
             Some(axes) => axes.iter().map(|&axis| axis_of(axis, shape.len())).collect::<Result<Vec<_>, _>>()?,
-            None if noop => return Ok(x),
+            // Each element is then reduced by itself, so that functions like the norm still apply.
+            None if noop => Vec::new(),
             None => (0..shape.len()).collect(),
         };
-        // The axes are made one, so that functions which do not compose (the L2 norm) are applied once.
-        let kept: Vec<usize> = (0..shape.len()).filter(|axis| !axes.contains(axis)).collect();
-        let rows: usize = kept.iter().map(|&axis| shape[axis]).product();
-        let reduced: usize = axes.iter().map(|&axis| shape[axis]).product();
-        let order: Vec<usize> = kept.iter().chain(&axes).copied().collect();
-        let matrix = reshaped(super::layout::permuted(x, &order, context)?, &[rows, reduced], context)?;
-        let y = along(matrix, float, int, context)?;
+        let reduced: Vec<bool> = (0..shape.len()).map(|axis| axes.contains(&axis)).collect();
+        let y = run(kind, x, &reduced, context)?;
+        let sizes = shape.iter().zip(&reduced);
         let out: Vec<usize> = if keep {
-            (0..shape.len()).map(|axis| if axes.contains(&axis) { 1 } else { shape[axis] }).collect()
+            sizes.map(|(&size, &reduced)| if reduced { 1 } else { size }).collect()
         } else {
-            kept.iter().map(|&axis| shape[axis]).collect()
+            sizes.filter(|(_, reduced)| !**reduced).map(|(&size, _)| size).collect()
         };
         reshaped(y, &out, context)
     })
 }
 
-fn along(x: Value, float: Along, int: Option<Along>, context: &Context) -> Result<Value, OpError> {
-    if x.is_float() {
-        return Ok(Value::float(float(x.into_float(context)?, 1)));
-    }
+fn run(kind: Kind, x: Value, reduced: &[bool], context: &Context) -> Result<Value, OpError> {
     let dtype = x.dtype();
-    let int = int.ok_or_else(|| OpError::new(format!("it is not supported on {dtype}")))?;
-    Ok(Value::int(int(x.into_int(context)?, 1), dtype))
+    let [outer, middle, inner] = blocks(&x.shape(), reduced);
+    if middle == 0 && dtype.is_float() {
+        let identity = vec![kind.of_nothing(); outer * inner];
+        return numbers(&[outer, inner], &identity, dtype);
+    }
+    if outer * inner == 0 {
+        return Ok(Value::host(Tensor::zeros(dtype, vec![outer, inner])?));
+    }
+    let x = reshaped(grouped(x, reduced, context)?, &[outer, middle, inner], context)?;
+    if dtype.is_float() {
+        return Ok(Value::float(kind.of_floats(x.into_float(context)?)));
+    }
+    kind.of_integers(x, [outer, middle, inner])
 }
 
-fn arg(node: &Node, f: fn(Primitive, usize, IntDType) -> Primitive) -> Result<BoxOp, OpError> {
-    if node.int("select_last_index", 0) != 0 {
-        return Err(OpError::new("select_last_index is not supported"));
+/// The sizes before, of and behind the reduced dimensions, once they are [`grouped`].
+fn blocks(shape: &[usize], reduced: &[bool]) -> [usize; 3] {
+    let middle = shape.iter().zip(reduced).filter(|(_, reduced)| **reduced).map(|(size, _)| size).product();
+    let kept = |axes: std::ops::Range<usize>| axes.filter(|&axis| !reduced[axis]).map(|axis| shape[axis]).product();
+    match neighbours(reduced) {
+        Some(first) => [kept(0..first), middle, kept(first..shape.len())],
+        None => [kept(0..shape.len()), middle, 1],
     }
-    let (axis, keep) = (node.int("axis", 0), node.int("keepdims", 1) != 0);
-    one(move |context, mut inputs| {
-        let x = inputs.take(0)?;
-        let shape = x.shape();
-        let axis = axis_of(axis, shape.len())?;
-        let y = Value::int(f(x.into_float(context)?, axis, context.int), DType::I64);
-        let mut out = shape;
-        if keep {
-            out[axis] = 1;
-        } else {
-            out.remove(axis);
+}
+
+/// The first reduced dimension, where the reduced ones are neighbours: then nothing has to be moved.
+fn neighbours(reduced: &[bool]) -> Option<usize> {
+    let first = reduced.iter().position(|&reduced| reduced).unwrap_or(reduced.len());
+    let count = reduced[first..].iter().take_while(|&&reduced| reduced).count();
+    (!reduced[first + count..].contains(&true)).then_some(first)
+}
+
+/// The tensor with its reduced dimensions next to each other: as it is where they are, behind the others where not.
+fn grouped(x: Value, reduced: &[bool], context: &Context) -> Result<Value, OpError> {
+    if neighbours(reduced).is_some() {
+        return Ok(x);
+    }
+    let order = |wanted: bool| (0..reduced.len()).filter(move |&axis| reduced[axis] == wanted);
+    let order: Vec<usize> = order(false).chain(order(true)).collect();
+    super::layout::permuted(x, &order, context)
+}
+
+impl Kind {
+    /// The reduction of no elements.
+    fn of_nothing(self) -> f64 {
+        match self {
+            Kind::Sum | Kind::L1 | Kind::L2 | Kind::SumSquare => 0.0,
+            Kind::Prod => 1.0,
+            Kind::Mean => f64::NAN,
+            Kind::Max | Kind::LogSum | Kind::LogSumExp => f64::NEG_INFINITY,
+            Kind::Min => f64::INFINITY,
         }
-        reshaped(y, &out, context)
-    })
+    }
+
+    /// Reduces the middle dimension of three.
+    fn of_floats(self, x: Primitive) -> Primitive {
+        let squares = |x: Primitive| B::float_sum_dim(B::float_mul(x.clone(), x), 1);
+        match self {
+            Kind::Sum => B::float_sum_dim(x, 1),
+            Kind::Mean => B::float_mean_dim(x, 1),
+            Kind::Prod => B::float_prod_dim(x, 1),
+            Kind::Max => B::float_max_dim(x, 1),
+            Kind::Min => B::float_min_dim(x, 1),
+            Kind::L1 => B::float_sum_dim(B::float_abs(x), 1),
+            Kind::L2 => B::float_sqrt(squares(x)),
+            Kind::SumSquare => squares(x),
+            Kind::LogSum => B::float_log(B::float_sum_dim(x, 1)),
+            Kind::LogSumExp => log_sum_exp(x),
+        }
+    }
+
+    fn of_integers(self, x: Value, [outer, middle, inner]: [usize; 3]) -> Result<Value, OpError> {
+        if x.dtype() == DType::Bool {
+            return self.of_booleans(x, [outer, middle, inner]);
+        }
+        let x = host_elements(x)?;
+        with_integers!(x.dtype(), T => {
+            let values = x.to_vec::<T>()?;
+            let mut reduced = room_for(&[outer, inner])?;
+            for row in 0..outer * inner {
+                let start = row / inner * middle * inner + row % inner;
+                reduced.push(self.of_row((0..middle).map(|position| values[start + position * inner])));
+            }
+            tensor::<T>(&[outer, inner], &reduced)
+        })
+    }
+
+    /// ONNX has no other reductions of booleans.
+    fn of_booleans(self, x: Value, blocks: [usize; 3]) -> Result<Value, OpError> {
+        if !matches!(self, Kind::Max | Kind::Min) {
+            return Err(OpError::new("it is not defined on BOOL"));
+        }
+        let bytes = hosted(self.of_integers(Value::host(host_elements(x)?), blocks)?)?;
+        let shape = bytes.shape().to_vec();
+        // The least of no bytes is 255, which is true as well.
+        let bools = bytes.into_bytes().iter().map(|&byte| u8::from(byte != 0)).collect();
+        super::exact::bool_tensor(shape, bools)
+    }
+
+    /// Sums wrap around; means and roots are cut off to integers.
+    fn of_row<T: Integer>(self, row: impl Iterator<Item = T>) -> T {
+        let real = |value: f64| T::wrapped(value as i128);
+        let row = row.map(T::wide);
+        match self {
+            Kind::Sum => T::wrapped(row.sum()),
+            Kind::L1 => T::wrapped(row.map(i128::abs).sum()),
+            Kind::SumSquare => T::wrapped(row.map(|value| value.wrapping_mul(value)).fold(0, i128::wrapping_add)),
+            Kind::Prod => row.fold(T::wrapped(1), |product, value| T::wrapped(product.wide().wrapping_mul(value))),
+            Kind::Mean => {
+                let (sum, count) = row.fold((0, 0), |(sum, count), value| (sum + value, count + 1));
+                T::wrapped(if count == 0 { 0 } else { sum / count })
+            }
+            Kind::Max => row.max().map_or_else(T::smallest, T::wrapped),
+            Kind::Min => row.min().map_or_else(T::largest, T::wrapped),
+            Kind::L2 => real(row.map(|value| (value as f64).powi(2)).sum::<f64>().sqrt()),
+            Kind::LogSum => real((row.sum::<i128>() as f64).ln()),
+            Kind::LogSumExp => {
+                let values: Vec<f64> = row.map(|value| value as f64).collect();
+                let most = values.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+                real(most + values.iter().map(|value| (value - most).exp()).sum::<f64>().ln())
+            }
+        }
+    }
+}
+
+/// Shifted by the largest element, so that nothing overflows; the shift is kept finite, for infinities among the
+/// elements must not cancel out.
+fn log_sum_exp(x: Primitive) -> Primitive {
+    let limit = match Value::float(x.clone()).dtype() {
+        DType::F16 => f64::from(half::f16::MAX),
+        DType::F64 => f64::MAX,
+        _ => f64::from(f32::MAX),
+    };
+    let most = B::float_max_dim(B::float_detach(x.clone()), 1);
+    let most = B::float_clamp(most, Scalar::Float(-limit), Scalar::Float(limit));
+    B::float_add(B::float_log(B::float_sum_dim(B::float_exp(B::float_sub(x, most.clone())), 1)), most)
 }
