@@ -102,8 +102,8 @@ impl BundleError {
         BundleError::Io { path: path.to_owned(), source }
     }
 
-    fn file(name: &FileName, why: impl ToString) -> Self {
-        BundleError::File { name: name.to_string(), why: why.to_string() }
+    fn file(name: &FileName, why: &dyn std::fmt::Display) -> Self {
+        BundleError::File { name: name.to_string(), why: format!("{why}") }
     }
 }
 
@@ -158,8 +158,11 @@ fn open_container(file: &Blob) -> Result<Bundle, BundleError> {
     load(manifest, digest, &entries)
 }
 
+/// A bundle's files.
+pub(crate) type NamedBlobs = Vec<(FileName, Blob)>;
+
 /// Opens a `.hedge` file and gives its files, too; `None` where the file is none.
-pub(crate) fn open_bundle_files(path: &Path) -> Result<Option<(Bundle, Vec<(FileName, Blob)>)>, BundleError> {
+pub(crate) fn open_bundle_files(path: &Path) -> Result<Option<(Bundle, NamedBlobs)>, BundleError> {
     let file = folder::open_file(path)?;
     if !is_container(&file) {
         return Ok(None);
@@ -181,7 +184,7 @@ fn open_folder(path: &Path) -> Result<Bundle, BundleError> {
         let blob = folder::open(path, record.name.as_str())?;
         if blob.len() != record.bytes {
             let why = format!("it has {} bytes, but should have {}", blob.len(), record.bytes);
-            return Err(BundleError::file(&record.name, why));
+            return Err(BundleError::file(&record.name, &why));
         }
         entries.push(blob);
     }
@@ -259,7 +262,7 @@ impl<'a> Files<'a> {
     /// A whole file, proven.
     fn read(&self, name: &FileName) -> Result<Bytes, BundleError> {
         let (record, blob) = self.entry(name.as_str())?;
-        let bytes = blob.read().map_err(|error| BundleError::file(name, error))?;
+        let bytes = blob.read().map_err(|error| BundleError::file(name, &error))?;
         if Digest::of(&bytes) == record.sha256 { Ok(bytes) } else { Err(damaged(record)) }
     }
 
@@ -289,7 +292,10 @@ impl<'a> Files<'a> {
             }
             let (record, _) = self.entry(name.as_str())?;
             left = left.checked_sub(record.bytes).ok_or_else(|| {
-                BundleError::file(name, format!("files of transforms have more than {MAX_ASSETS_BYTES} bytes together"))
+                BundleError::file(
+                    name,
+                    &format_args!("files of transforms have more than {MAX_ASSETS_BYTES} bytes together"),
+                )
             })?;
             assets.insert(name.clone(), self.read(name)?);
         }
@@ -302,7 +308,7 @@ impl<'a> Files<'a> {
         let read: Vec<&FileName> = manifest.named_files().chain([&model.name]).collect();
         let others = self.records.iter().zip(self.entries).filter(|(record, _)| !read.contains(&&record.name));
         let data = BundleData::new(others.map(|(record, blob)| (record.name.as_str(), blob.clone(), record.sha256)));
-        let fail = |error: io::Error| BundleError::file(&model.name, error);
+        let fail = |error: io::Error| BundleError::file(&model.name, &error);
         // A small model is proven before it is parsed; one with its weights inside is too large to be read twice.
         let graph = if blob.is_memory() || model.bytes <= SMALL_MODEL_BYTES {
             Graph::read_with(self.read(&model.name)?, &data)
@@ -333,5 +339,5 @@ pub(crate) fn read_golden(file: &FileName, bytes: &Bytes) -> Result<Tensor, Bund
 }
 
 fn damaged(record: &FileRecord) -> BundleError {
-    BundleError::file(&record.name, "its bytes are not those that the manifest lists")
+    BundleError::file(&record.name, &"its bytes are not those that the manifest lists")
 }

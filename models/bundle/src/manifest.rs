@@ -429,7 +429,7 @@ fn check_files(files: &[FileRecord]) -> Result<(), ManifestError> {
         if !seen.insert(name.to_ascii_lowercase()) || name.eq_ignore_ascii_case(MANIFEST_FILE) {
             return Err(wrong("files", name, "another file has the same name but for case".into()));
         }
-        total = total.checked_add(file.bytes).unwrap_or(u64::MAX);
+        total = total.saturating_add(file.bytes);
         at_most_bytes("bytes in all files", total, MAX_BUNDLE_BYTES)?;
     }
     for name in &seen {

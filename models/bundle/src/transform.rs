@@ -149,7 +149,9 @@ pub enum Filter {
     /// Between the four nearest pixels, also when shrinking, in exact arithmetic, halves up (OpenCV's `INTER_LINEAR`,
     /// within its rounding of 1; torch's `interpolate(antialias=False)`).
     Bilinear,
-    /// A triangle as wide as a new pixel, columns after rows, each rounded to 8 bits (PIL's `BILINEAR`, exactly; torchvision's default).
+    /// A triangle as wide as a new pixel, along rows and then along columns, each time rounded to 8 bits: PIL's `BILINEAR`,
+    /// exactly (torchvision's default). Pillow 13 begins with columns where that is less work, and then differs by 1 here
+    /// and there.
     #[default]
     BilinearAntialias,
 }

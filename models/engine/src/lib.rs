@@ -22,6 +22,7 @@ mod supervise;
 #[cfg(test)]
 mod tests;
 pub mod train;
+pub mod transform;
 pub mod worker;
 
 pub use check::{CheckReport, OperatorUse, check};

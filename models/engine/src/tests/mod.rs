@@ -5,6 +5,7 @@ mod indexing;
 mod operators;
 mod serving;
 mod training;
+mod transform;
 
 use hedge_graph::{Attribute, Dim, Graph, GraphBuilder};
 use hedge_tensor::{DType, NamedTensor, Tensor};
