@@ -1,0 +1,134 @@
+//! Operators answer as ONNX's own cases say, and models as onnxruntime does.
+//!
+//! A case that does not pass is listed in `tests/conformance/{cpu,gpu}.txt` with the reason, and one that is listed must not
+//! pass: the lists are what is missing, neither more nor less.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+
+use hedge_tests::binaries::binaries;
+use hedge_tests::needs::need;
+use hedge_tests::program::command;
+use hedge_tests::python::Python;
+use hedge_tests::root;
+use serde_json::Value;
+
+const GET_ONNX: &str = "pip install onnx numpy";
+
+#[test]
+fn on_the_cpu_every_case_of_onnx_passes_but_for_those_listed() {
+    let Some(cases) = Cases::of_package() else { return };
+    let outcome = conform(cases.folder(), None, "cpu");
+    assert_eq!(outcome.refused(), listed("cpu"), "cases that do not pass, and those listed");
+}
+
+#[test]
+fn on_software_vulkan_every_case_that_passes_on_the_cpu_passes_but_for_those_listed() {
+    if need("vulkan", "apt install mesa-vulkan-drivers", vulkan()).is_none() {
+        return;
+    }
+    let Some(cases) = Cases::of_package() else { return };
+    let outcome = conform(cases.folder(), None, "gpu");
+    let allowed: BTreeSet<String> = listed("cpu").union(&listed("gpu")).cloned().collect();
+    assert_eq!(outcome.refused(), allowed, "cases that do not pass, and those listed");
+}
+
+#[test]
+fn the_core_cases_all_pass_on_the_cpu_and_on_software_vulkan() {
+    let Some(shared) = shared() else { return };
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let archive = shared.join("data/onnx-cases.tar.xz");
+    let unpacked = std::process::Command::new("tar").arg("xf").arg(&archive).arg("-C").arg(folder.path()).status();
+    assert!(unpacked.is_ok_and(|status| status.success()), "{} is not unpacked", archive.display());
+    let cases = folder.path().join("onnx-cases");
+    let list = cases.join("core.txt");
+    let on_cpu = conform(&cases, Some(&list), "cpu");
+    assert_eq!(on_cpu.refused(), BTreeSet::new());
+    if need("vulkan", "apt install mesa-vulkan-drivers", vulkan()).is_some() {
+        let on_gpu = conform(&cases, Some(&list), "gpu");
+        let listed: BTreeSet<String> = listed("gpu").into_iter().map(|case| format!("node/{case}")).collect();
+        let surprises: Vec<_> = on_gpu.refused().difference(&listed).cloned().collect();
+        assert_eq!(surprises, Vec::<String>::new(), "cases that fail on the GPU without being listed");
+        assert!(on_gpu.passed() >= 475, "{} of 485 pass", on_gpu.passed());
+    }
+}
+
+#[test]
+fn real_models_answer_as_onnxruntime_does() {
+    let Some(shared) = shared() else { return };
+    let get = "pip install onnxruntime numpy";
+    let Some(python) = Python::with(&["onnxruntime", "numpy"], "onnxruntime", get) else { return };
+    let hedge = binaries().hedge.display().to_string();
+    python.run("models_check.py", &[&hedge, &shared.display().to_string()]);
+}
+
+/// The folder that `HEDGE_SHARED` names.
+fn shared() -> Option<PathBuf> {
+    let folder = std::env::var_os("HEDGE_SHARED").map(PathBuf::from).filter(|folder| folder.is_dir());
+    need("shared", "set HEDGE_SHARED to the folder with models/ and data/", folder)
+}
+
+/// Whether there is a Vulkan driver, by what the probe finds.
+fn vulkan() -> Option<()> {
+    let output = command(&binaries().hedge).args(["devices", "--json", "-"]).output().expect("hedge starts");
+    let report: Value = serde_json::from_slice(&output.stdout).expect("hedge devices writes JSON");
+    report.to_string().contains("Vulkan").then_some(())
+}
+
+/// The cases of the `onnx` package, written out.
+struct Cases(tempfile::TempDir);
+
+impl Cases {
+    fn of_package() -> Option<Self> {
+        let python = Python::with(&["onnx", "numpy"], "onnx", GET_ONNX)?;
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        python.run("onnx_cases.py", &[&folder.path().display().to_string()]);
+        Some(Cases(folder))
+    }
+
+    fn folder(&self) -> &Path {
+        self.0.path()
+    }
+}
+
+/// What `hedge model conform` reported.
+struct Outcome(Value);
+
+fn conform(folder: &Path, list: Option<&Path>, device: &str) -> Outcome {
+    let report = tempfile::NamedTempFile::new().expect("a temporary file");
+    let mut conform = command(&binaries().hedge);
+    conform.args(["model", "conform"]).arg(folder).args(["--device", device, "--json"]).arg(report.path());
+    if let Some(list) = list {
+        conform.arg("--list").arg(list);
+    }
+    let output = conform.output().expect("hedge starts");
+    let text = std::fs::read(report.path()).expect("the report is there");
+    let report = serde_json::from_slice(&text);
+    Outcome(report.unwrap_or_else(|error| panic!("{error}: {}", String::from_utf8_lossy(&output.stderr))))
+}
+
+impl Outcome {
+    fn passed(&self) -> u64 {
+        self.0["passed"].as_u64().expect("a number")
+    }
+
+    /// The cases that failed or need an operator that is missing.
+    fn refused(&self) -> BTreeSet<String> {
+        let list = |key: &str| self.0[key].as_array().expect("a list").clone();
+        let name = |case: &Value| case["case"].as_str().expect("a name").to_owned();
+        list("failed").iter().chain(&list("unsupported")).map(name).collect()
+    }
+}
+
+/// The cases of an exception list: `case: reason`, `#` for comments.
+fn listed(device: &str) -> BTreeSet<String> {
+    let path = root().join(format!("tests/conformance/{device}.txt"));
+    let text = std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+    let lines = text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#'));
+    let case = |line: &str| {
+        let (case, reason) = line.split_once(": ").unwrap_or_else(|| panic!("{line:?} has no reason"));
+        assert!(reason.len() > 8, "{line:?} has no reason");
+        case.to_owned()
+    };
+    lines.map(case).collect()
+}
