@@ -35,6 +35,11 @@ impl Context {
     pub(crate) fn is_gpu(&self) -> bool {
         !is_cpu(&self.device)
     }
+
+    /// Whether operations are recorded for gradients.
+    pub(crate) fn is_autodiff(&self) -> bool {
+        matches!(self.device, DispatchDevice::Autodiff(_))
+    }
 }
 
 fn is_cpu(device: &DispatchDevice) -> bool {

@@ -8,7 +8,8 @@ use hedge_graph::Node;
 
 use super::convert::to_doubles;
 use super::exact::{IntBinary, IntUnary, int_binary};
-use super::unary::{float_or_int, plus, times, unary};
+use super::unary::{float_or_int, plus, times, unary, vectorized};
+use super::vector::Function;
 use super::{BoxOp, Builder, Inputs, OpError, aligned, broadcast_shape, one};
 use crate::burn::{B, Context, Primitive, Value};
 
@@ -84,7 +85,7 @@ fn swish(x: Primitive, alpha: f64) -> Primitive {
 
 fn gelu(node: &Node, _: i64) -> Result<BoxOp, OpError> {
     match node.string("approximate").unwrap_or("none") {
-        "none" => unary(B::gelu),
+        "none" => vectorized(Function::Gelu, B::gelu),
         "tanh" => unary(tanh_gelu),
         other => Err(OpError::new(format!("approximate is {other:?}, but must be none or tanh"))),
     }

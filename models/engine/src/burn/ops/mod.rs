@@ -50,6 +50,7 @@ mod sort;
 mod transposed;
 mod unary;
 mod unpool;
+mod vector;
 mod window;
 
 use hedge_graph::Node;

@@ -2,8 +2,8 @@
 //!
 //! Every one is brought into the form `[outer, reduced, inner]` and computed along the middle dimension, once.
 
-use burn_backend::Scalar;
 use burn_backend::ops::FloatTensorOps;
+use burn_backend::{Scalar, Shape, Slice, TensorMetadata};
 use hedge_graph::Node;
 use hedge_tensor::{DType, Tensor};
 
@@ -84,7 +84,8 @@ fn run(kind: Kind, x: Value, reduced: &[bool], context: &Context) -> Result<Valu
     }
     let x = reshaped(grouped(x, reduced, context)?, &[outer, middle, inner], context)?;
     if dtype.is_float() {
-        return Ok(Value::float(kind.of_floats(x.into_float(context)?)));
+        let sum = if context.is_gpu() { B::float_sum_dim } else { sum_in_fours };
+        return Ok(Value::float(kind.of_floats(x.into_float(context)?, sum)));
     }
     kind.of_integers(x, [outer, middle, inner])
 }
@@ -128,12 +129,15 @@ impl Kind {
         }
     }
 
-    /// Reduces the middle dimension of three.
-    fn of_floats(self, x: Primitive) -> Primitive {
+    /// Reduces the middle dimension of three; `sum` adds along one.
+    fn of_floats(self, x: Primitive, sum: fn(Primitive, usize) -> Primitive) -> Primitive {
         let squares = |x: Primitive| B::float_sum_dim(B::float_mul(x.clone(), x), 1);
         match self {
-            Kind::Sum => B::float_sum_dim(x, 1),
-            Kind::Mean => B::float_mean_dim(x, 1),
+            Kind::Sum => sum(x, 1),
+            Kind::Mean => {
+                let count = x.shape()[1] as f64;
+                B::float_div_scalar(sum(x, 1), Scalar::Float(count))
+            }
             Kind::Prod => B::float_prod_dim(x, 1),
             Kind::Max => B::float_max_dim(x, 1),
             Kind::Min => B::float_min_dim(x, 1),
@@ -197,6 +201,27 @@ impl Kind {
             }
         }
     }
+}
+
+/// The sum along dimension `axis`, the second of three, as onnxruntime's matrix kernel adds: four rows, then these sums one
+/// after the other. The order is as good as any other, but a variance by E[x^2] - E[x]^2 turns the last bits of two sums
+/// into a factor of what follows (Magika's first normalization does), and then another order is another answer.
+fn sum_in_fours(x: Primitive, axis: usize) -> Primitive {
+    const ROWS: usize = 4;
+    let shape = x.shape();
+    let (outer, middle, inner) = (shape[0], shape[1], shape[2]);
+    if outer == 1 || inner == 1 || middle <= ROWS {
+        return B::float_sum_dim(x, axis);
+    }
+    let head = middle / ROWS * ROWS;
+    let rows = |from: usize, to: usize| {
+        let whole = Slice::full();
+        B::float_slice(x.clone(), &[whole, Slice::from(from..to), whole])
+    };
+    let blocks = B::float_reshape(rows(0, head), Shape::from(vec![outer, head / ROWS, ROWS, inner]));
+    let sums = B::float_reshape(B::float_sum_dim(blocks, 2), Shape::from(vec![outer, head / ROWS, inner]));
+    let sums = if head == middle { sums } else { B::float_cat(vec![sums, rows(head, middle)], 1) };
+    B::float_sum_dim(sums, axis)
 }
 
 /// Shifted by the largest element, so that nothing overflows; the shift is kept finite, for infinities among the

@@ -6,6 +6,7 @@ use hedge_graph::Node;
 
 use super::convert::to_doubles;
 use super::exact::{IntBinary, IntUnary, int_binary, int_unary};
+use super::vector::{self, Function};
 use super::{BoxOp, Builder, OpError, one};
 use crate::burn::{B, Context, Primitive, Value};
 
@@ -22,7 +23,7 @@ pub(super) fn builder(op: &str) -> Option<Builder> {
         "Sqrt" => |_, _| unary(B::float_sqrt),
         "Exp" => |_, _| unary(B::float_exp),
         "Log" => |_, _| unary(B::float_log),
-        "Erf" => |_, _| unary(B::float_erf),
+        "Erf" => |_, _| vectorized(Function::Erf, B::float_erf),
         "Sin" => |_, _| unary(B::float_sin),
         "Cos" => |_, _| unary(B::float_cos),
         "Tan" => |_, _| unary(B::float_tan),
@@ -31,7 +32,7 @@ pub(super) fn builder(op: &str) -> Option<Builder> {
         "Atan" => |_, _| unary(B::float_atan),
         "Sinh" => |_, _| unary(B::float_sinh),
         "Cosh" => |_, _| unary(B::float_cosh),
-        "Tanh" => |_, _| unary(B::float_tanh),
+        "Tanh" => |_, _| vectorized(Function::Tanh, B::float_tanh),
         "Asinh" => |_, _| unary(B::float_asinh),
         "Acosh" => |_, _| unary(B::float_acosh),
         "Atanh" => |_, _| unary(B::float_atanh),
@@ -43,6 +44,13 @@ pub(super) fn builder(op: &str) -> Option<Builder> {
 /// Boxes a function on a float tensor.
 pub(super) fn unary(f: impl Fn(Primitive) -> Primitive + Send + Sync + 'static) -> Result<BoxOp, OpError> {
     one(move |context, mut inputs| Ok(Value::float(f(inputs.take(0)?.into_float(context)?))))
+}
+
+/// Boxes a function on a float tensor that the CPU computes by vectors.
+pub(super) fn vectorized(function: Function, otherwise: fn(Primitive) -> Primitive) -> Result<BoxOp, OpError> {
+    one(move |context, mut inputs| {
+        Ok(Value::float(vector::apply(function, inputs.take(0)?.into_float(context)?, context, otherwise)?))
+    })
 }
 
 /// Boxes a function on a float or an integer tensor.
