@@ -176,13 +176,13 @@ fn accept(signature: &Signature, outputs: Vec<NamedTensor>) -> Result<Vec<NamedT
 
 fn fits(port: &Port, output: &NamedTensor, batched: bool) -> bool {
     let shape = output.tensor.shape();
-    output.tensor.dtype() == port.dtype
-        && shape.len() == port.shape.len()
-        && port.shape.iter().zip(shape).enumerate().all(|(axis, (dim, &size))| match dim {
-            Dim::Known(known) => *known == size,
-            _ if batched && axis == 0 => size == 1,
-            _ => true,
-        })
+    let fits = |(axis, (dim, &size)): (usize, (&Dim, &usize))| match dim {
+        Dim::Known(known) => *known == size,
+        _ if batched && axis == 0 => size == 1,
+        _ => true,
+    };
+    let of_shape = |dims: &Vec<Dim>| dims.len() == shape.len() && dims.iter().zip(shape).enumerate().all(fits);
+    output.tensor.dtype() == port.dtype && port.shape.as_ref().is_none_or(of_shape)
 }
 
 fn read(path: &Path) -> Result<Bytes, String> {
@@ -205,7 +205,7 @@ mod tests {
         let port = |name: &str, tail: usize| Port {
             name: name.into(),
             dtype: DType::F32,
-            shape: vec![Dim::Named("N".into()), Dim::Known(tail)],
+            shape: Some(vec![Dim::Named("N".into()), Dim::Known(tail)]),
         };
         Signature { inputs: vec![], outputs: vec![port("a", 2), port("b", 1)], batched: true }
     }

@@ -78,7 +78,8 @@ fn logits(tensor: &Tensor) -> Option<Vec<f32>> {
 
 /// Floats with one axis of classes beside the batch axis.
 fn is_logits(port: &Port) -> bool {
-    port.dtype.is_float() && port.shape.len() == 2 && !matches!(port.shape[0], Dim::Known(rows) if rows != 1)
+    let one_row = |shape: &Vec<Dim>| shape.len() == 2 && !matches!(shape[0], Dim::Known(rows) if rows != 1);
+    port.dtype.is_float() && port.shape.as_ref().is_some_and(one_row)
 }
 
 fn text(port: &Port) -> String {
@@ -91,7 +92,7 @@ mod tests {
     use crate::config::{Config, ModelSection};
 
     fn port(name: &str, dtype: DType, shape: Vec<Dim>) -> Port {
-        Port { name: name.into(), dtype, shape }
+        Port { name: name.into(), dtype, shape: Some(shape) }
     }
 
     fn logits_port(name: &str) -> Port {

@@ -117,7 +117,7 @@ fn describe(model: &ServedModel) -> Value {
     let ports = |ports: &[Port]| -> Value {
         let each = ports
             .iter()
-            .map(|port| json!({ "name": port.name, "datatype": port.dtype.oip_name(), "shape": shape(&port.shape) }));
+            .map(|port| json!({ "name": port.name, "datatype": port.dtype.oip_name(), "shape": shape(port, 0) }));
         each.collect()
     };
     json!({
@@ -155,7 +155,7 @@ fn configuration(model: &ServedModel, max_batch: usize) -> Value {
     let ports = |ports: &[Port]| -> Value {
         let each = ports.iter().map(|port| {
             let data_type = format!("TYPE_{}", port.dtype.oip_name());
-            json!({ "name": port.name, "data_type": data_type, "dims": shape(&port.shape[skip.min(port.shape.len())..]) })
+            json!({ "name": port.name, "data_type": data_type, "dims": shape(port, skip) })
         });
         each.collect()
     };
@@ -198,8 +198,10 @@ fn statistics(model: &ServedModel) -> Value {
     })
 }
 
-fn shape(dims: &[Dim]) -> Value {
-    let each = dims.iter().map(|dim| match dim {
+/// The dimensions from `skip` on. The protocol has no word for an unknown number of them: one free dimension stands for it.
+fn shape(port: &Port, skip: usize) -> Value {
+    let Some(dims) = &port.shape else { return json!([-1]) };
+    let each = dims.iter().skip(skip).map(|dim| match dim {
         Dim::Known(size) => json!(size),
         Dim::Named(_) | Dim::Unknown => json!(-1),
     });

@@ -62,7 +62,7 @@ impl Golden {
     /// Fixed pseudo-random inputs for a model without golden vectors of its own.
     pub fn made_up(signature: &Signature) -> Result<Golden, GoldenError> {
         let inputs = signature.inputs.iter().map(|port| {
-            let shape: Vec<usize> = port.shape.iter().map(size).collect();
+            let shape: Vec<usize> = port.shape.iter().flatten().map(size).collect();
             let tensor = made_up(port.dtype, shape).map_err(|why| GoldenError { name: port.name.clone(), why })?;
             Ok(NamedTensor::new(port.name.clone(), tensor))
         });

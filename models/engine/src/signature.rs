@@ -11,8 +11,8 @@ pub struct Port {
     pub name: String,
     /// Its element type.
     pub dtype: DType,
-    /// Its dimensions; free ones are named or unknown.
-    pub shape: Vec<Dim>,
+    /// Its dimensions; free ones are named or unknown. `None`: even their number is free.
+    pub shape: Option<Vec<Dim>>,
 }
 
 /// A model's inputs and outputs.
@@ -97,18 +97,15 @@ pub enum InputError {
 }
 
 impl Port {
-    /// The port's shape as people write it: `[N, 1, 16, 16]`.
+    /// The port's shape as people write it: `[N, 1, 16, 16]`, or `[...]` for any number of dimensions.
     pub fn shape_text(&self) -> String {
-        let dims: Vec<String> = self.shape.iter().map(ToString::to_string).collect();
+        let Some(shape) = &self.shape else { return "[...]".to_owned() };
+        let dims: Vec<String> = shape.iter().map(ToString::to_string).collect();
         format!("[{}]", dims.join(", "))
     }
 
     fn from_value(value: &ValueInfo) -> Self {
-        Port {
-            name: value.name.clone(),
-            dtype: value.dtype.unwrap_or(DType::F32),
-            shape: value.shape.clone().unwrap_or_default(),
-        }
+        Port { name: value.name.clone(), dtype: value.dtype.unwrap_or(DType::F32), shape: value.shape.clone() }
     }
 
     fn check(&self, tensor: &Tensor) -> Result<(), InputError> {
@@ -140,7 +137,7 @@ impl Port {
             Dim::Known(known) => *known == size,
             Dim::Named(_) | Dim::Unknown => true,
         };
-        self.shape.len() == shape.len() && self.shape.iter().zip(shape).all(fits)
+        self.shape.as_ref().is_none_or(|dims| dims.len() == shape.len() && dims.iter().zip(shape).all(fits))
     }
 }
 
@@ -150,7 +147,8 @@ impl Signature {
         let given = graph.inputs.iter().filter(|input| !graph.initializers.contains_key(&input.name));
         let inputs: Vec<Port> = given.map(Port::from_value).collect();
         let outputs: Vec<Port> = graph.outputs.iter().map(Port::from_value).collect();
-        let free = |port: &Port| port.shape.first().is_some_and(|dim| !matches!(dim, Dim::Known(_)));
+        let leading = |port: &Port| port.shape.as_ref().and_then(|shape| shape.first().cloned());
+        let free = |port: &Port| leading(port).is_some_and(|dim| !matches!(dim, Dim::Known(_)));
         let batched = !inputs.is_empty() && inputs.iter().chain(&outputs).all(free);
         Signature { inputs, outputs, batched }
     }
@@ -259,7 +257,7 @@ mod tests {
         let port = |name: &str, dtype, tail: usize| Port {
             name: name.to_owned(),
             dtype,
-            shape: vec![Dim::Named("N".to_owned()), Dim::Known(tail)],
+            shape: Some(vec![Dim::Named("N".to_owned()), Dim::Known(tail)]),
         };
         let inputs = vec![port("a", DType::F32, 2), port("b", DType::U8, 1)];
         Signature { inputs, outputs: vec![port("y", DType::F32, 1)], batched: true }
@@ -295,6 +293,19 @@ mod tests {
         unknown[0].name = "c".to_owned();
         let error = signature.split(unknown).unwrap_err();
         assert_eq!(error.to_string(), "the model has no input \"c\"; it takes \"a\" FP32 [N, 2], \"b\" UINT8 [N, 1]");
+    }
+
+    #[test]
+    fn an_input_of_unknown_rank_takes_tensors_of_any_and_makes_no_batches() {
+        let value = ValueInfo { name: "x".to_owned(), dtype: Some(DType::F32), shape: None };
+        let graph = Graph { inputs: vec![value], ..Graph::default() };
+        let signature = Signature::of(&graph);
+        assert!(!signature.batched);
+        assert_eq!(signature.inputs[0].shape_text(), "[...]");
+        for shape in [vec![], vec![2], vec![2, 3, 4]] {
+            let input = NamedTensor::new("x", Tensor::zeros(DType::F32, shape).unwrap());
+            assert_eq!(signature.split(vec![input]).unwrap().len(), 1);
+        }
     }
 
     #[test]
