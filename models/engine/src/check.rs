@@ -7,7 +7,7 @@ use hedge_graph::Graph;
 use crate::burn::is_supported;
 
 /// How many node names of one operator are listed; a large model may have hundreds.
-const LISTED_NODES: usize = 8;
+const LISTED_NODES: usize = 32;
 
 /// What [`check`] found.
 #[derive(Clone, PartialEq, Debug)]
@@ -39,7 +39,7 @@ impl CheckReport {
 impl std::fmt::Display for OperatorUse {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         if !self.domain.is_empty() {
-            write!(f, "{}::", self.domain)?;
+            write!(f, "{}.", self.domain)?;
         }
         let shown = &self.nodes[..self.nodes.len().min(LISTED_NODES)];
         write!(f, "{} (nodes {}", self.op, shown.join(", "))?;

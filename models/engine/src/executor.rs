@@ -1,5 +1,7 @@
 //! What an executor is: it prepares a graph for a device once, and runs it many times.
 
+use std::time::{Duration, Instant};
+
 use hedge_graph::Graph;
 use hedge_tensor::Tensor;
 use thiserror::Error;
@@ -20,6 +22,38 @@ pub trait Runnable: Send {
     /// Runs the graph on `inputs`, which are in the order of the graph's inputs; outputs come in the order of the
     /// graph's outputs, and are complete when this returns (nothing is left in a device queue).
     fn run(&mut self, inputs: &[Tensor]) -> Result<Vec<Tensor>, RunError>;
+
+    /// The labels of the nodes that ran on the CPU so far although the device is a GPU, because it lacks their type or
+    /// operator; shape arithmetic does not count. Empty on the CPU.
+    fn on_cpu(&self) -> Vec<String> {
+        Vec::new()
+    }
+
+    /// Runs the graph once as [`Runnable::run`] does and measures each step until the device is done with it; a node with
+    /// bodies is one step. Nodes that were computed at preparation have none.
+    fn profile(&mut self, inputs: &[Tensor]) -> Result<Vec<StepTime>, RunError> {
+        let started = Instant::now();
+        self.run(inputs)?;
+        Ok(vec![StepTime::of_all(started.elapsed())])
+    }
+}
+
+/// How long one step of a run took.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StepTime {
+    /// The node's name.
+    pub node: String,
+    /// Its operator, with the domain.
+    pub op: String,
+    /// From the end of the step before to the end of this one.
+    pub time: Duration,
+}
+
+impl StepTime {
+    /// The time of a run whose steps are not known.
+    pub(crate) fn of_all(time: Duration) -> Self {
+        StepTime { node: "the whole graph".to_owned(), op: String::new(), time }
+    }
 }
 
 /// Why a graph cannot be prepared.

@@ -27,7 +27,7 @@ pub mod worker;
 
 pub use check::{CheckReport, OperatorUse, check};
 pub use device::{Device, DeviceChoice, DeviceInfo, DeviceKind, ProbeReport, UnknownDevice, probe, set_threads};
-pub use executor::{Executor, PrepareError, RunError, Runnable};
+pub use executor::{Executor, PrepareError, RunError, Runnable, StepTime};
 pub use golden::{Agreement, Golden, GoldenError};
 pub use health::{DeviceStanding, DeviceState, FaultKind, device_states};
 pub use load::{Engine, burn_executor};

@@ -1,6 +1,6 @@
 //! A model on the device that serves it best.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use hedge_graph::Graph;
 use hedge_tensor::{NamedTensor, Tensor};
@@ -11,6 +11,7 @@ use crate::golden::Refusal;
 use crate::supervise::Supervised;
 use crate::{
     Device, DeviceChoice, Engine, Executor, Golden, GoldenError, PrepareError, RanOn, RunError, Runnable, Signature,
+    StepTime,
 };
 
 /// A prepared model and what it takes and gives.
@@ -122,6 +123,28 @@ impl Model {
         };
         let names = self.signature.outputs.iter().map(|port| port.name.clone());
         Ok((names.zip(outputs).map(|(name, tensor)| NamedTensor { name, tensor }).collect(), ran_on))
+    }
+
+    /// The labels of the nodes that ran on the CPU so far although the model's device is a GPU ([`Runnable::on_cpu`]). A
+    /// supervised model's runs are on another thread, which keeps them to itself.
+    pub fn on_cpu(&self) -> Vec<String> {
+        match &self.seat {
+            Seat::Alone(runnable) => runnable.on_cpu(),
+            Seat::Supervised(_) => Vec::new(),
+        }
+    }
+
+    /// Runs the model once on inputs in the order of the signature and measures each step ([`Runnable::profile`]); of a
+    /// supervised model, the whole run.
+    pub fn profile(&mut self, inputs: &[Tensor]) -> Result<Vec<StepTime>, RunError> {
+        match &mut self.seat {
+            Seat::Alone(runnable) => runnable.profile(inputs),
+            Seat::Supervised(supervised) => {
+                let started = Instant::now();
+                supervised.run(inputs)?;
+                Ok(vec![StepTime::of_all(started.elapsed())])
+            }
+        }
     }
 }
 

@@ -1,7 +1,13 @@
-//! The device a program runs on, and the types it computes integers and booleans in.
+//! The device a program runs on, and the types it computes in.
 
-use burn_backend::{BoolDType, DeviceOps, IntDType};
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use burn_backend::{Backend, BoolDType, DType as BurnType, DeviceOps, IntDType};
 use burn_dispatch::DispatchDevice;
+use hedge_tensor::DType;
+
+use super::B;
 
 /// What an operator needs to know besides its inputs.
 #[derive(Clone, Debug)]
@@ -12,36 +18,58 @@ pub(crate) struct Context {
     pub(crate) int: IntDType,
     /// The type of booleans on the device.
     pub(crate) bool: BoolDType,
+    gpu: bool,
+    /// Whether the device computes in 16 and in 64 bits; every device computes in 32.
+    half: bool,
+    double: bool,
+    on_cpu: Arc<Mutex<BTreeSet<String>>>,
 }
 
 impl Context {
     pub(crate) fn new(device: DispatchDevice) -> Self {
-        let int = if is_cpu(&device) { IntDType::I64 } else { IntDType::I32 };
+        let gpu = !matches!(device.clone().inner(), DispatchDevice::Flex(_));
+        let int = if gpu { IntDType::I32 } else { IntDType::I64 };
         let bool = device.defaults().bool_dtype;
-        Context { device, int, bool }
+        let has = |dtype| !gpu || B::supports_dtype(&device, dtype);
+        let (half, double) = (has(BurnType::F16), has(BurnType::F64));
+        Context { device, int, bool, gpu, half, double, on_cpu: Arc::default() }
     }
 
     /// The same computations on the CPU without autodiff, for shapes and other small integers.
     pub(crate) fn host() -> Self {
-        Context {
-            device: burn::tensor::Device::flex().as_dispatch().clone(),
-            int: IntDType::I64,
-            bool: BoolDType::Native,
-        }
+        Context::new(burn::tensor::Device::flex().as_dispatch().clone())
     }
 
     /// Whether the device is a graphics adapter, where tensors without dimensions do not exist (cubecl subtracts 1 from
     /// the rank): scalars stay on the host until they are given dimensions.
     pub(crate) fn is_gpu(&self) -> bool {
-        !is_cpu(&self.device)
+        self.gpu
+    }
+
+    /// Whether the device computes in this type, or in a wider one that gives the same numbers.
+    pub(crate) fn has(&self, dtype: DType) -> bool {
+        match dtype {
+            DType::F16 => self.half,
+            DType::F64 => self.double,
+            _ => true,
+        }
+    }
+
+    /// Notes that the node called `label` ran on the CPU although the program runs on a GPU.
+    pub(crate) fn note_on_cpu(&self, label: &str) {
+        let mut nodes = self.on_cpu.lock().unwrap_or_else(PoisonError::into_inner);
+        if !nodes.contains(label) {
+            nodes.insert(label.to_owned());
+        }
+    }
+
+    /// The labels of the nodes that ran on the CPU so far.
+    pub(crate) fn on_cpu(&self) -> Vec<String> {
+        self.on_cpu.lock().unwrap_or_else(PoisonError::into_inner).iter().cloned().collect()
     }
 
     /// Whether operations are recorded for gradients.
     pub(crate) fn is_autodiff(&self) -> bool {
         matches!(self.device, DispatchDevice::Autodiff(_))
     }
-}
-
-fn is_cpu(device: &DispatchDevice) -> bool {
-    matches!(device.clone().inner(), DispatchDevice::Flex(_))
 }

@@ -1,6 +1,8 @@
 //! The burn executor: every operator over burn's dynamic-rank backend primitives, instantiated once at `Dispatch`, so
 //! that CPU (flex), GPU (wgpu) and autodiff are one compiled copy.
 //!
+//! Bodies of control-flow operators are programs of their own, whose captured values are further inputs.
+//!
 //! Preparing resolves each operator and its attributes, computes what depends on constants only, moves float weights to
 //! the device and notes where each value is used last. A run then moves values from slot to slot and drops each at its
 //! last use.
@@ -9,7 +11,9 @@
 //! run is under `catch_unwind` and such a panic is a [`RunError`].
 
 mod context;
+mod gpu;
 mod ops;
+mod prepare;
 mod program;
 mod value;
 
@@ -18,11 +22,13 @@ pub(crate) use program::Program;
 pub(crate) use value::Value;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::time::Instant;
 
+use burn_backend::Backend;
 use hedge_graph::Graph;
 use hedge_tensor::Tensor;
 
-use crate::{Device, Executor, PrepareError, RunError, Runnable};
+use crate::{Device, Executor, PrepareError, RunError, Runnable, StepTime};
 
 /// The backend of every tensor: it dispatches on the device that a tensor lives on.
 pub(crate) type B = burn_dispatch::Dispatch;
@@ -32,7 +38,7 @@ pub(crate) type Primitive = burn_dispatch::DispatchTensor;
 
 /// Whether there is an implementation of the operator, in any opset.
 pub(crate) fn is_supported(domain: &str, op: &str) -> bool {
-    ops::builder(domain, op).is_some()
+    ops::is_known(domain, op)
 }
 
 /// The executor `burn`.
@@ -62,14 +68,40 @@ struct BurnRunnable {
 
 impl Runnable for BurnRunnable {
     fn run(&mut self, inputs: &[Tensor]) -> Result<Vec<Tensor>, RunError> {
-        let run = || {
-            let inputs = inputs.iter().cloned().map(Value::host).collect();
-            let outputs = self.program.run(&self.context, inputs)?;
-            outputs.into_iter().map(|value| value.into_host().map_err(|why| RunError::Device { why })).collect()
-        };
-        catch_unwind(AssertUnwindSafe(run))
-            .unwrap_or_else(|panic| Err(RunError::Panic { why: panic_message(panic.as_ref()) }))
+        guarded(|| self.program.run(&self.context, host_values(inputs)).and_then(host_tensors))
     }
+
+    fn on_cpu(&self) -> Vec<String> {
+        self.context.on_cpu()
+    }
+
+    fn profile(&mut self, inputs: &[Tensor]) -> Result<Vec<StepTime>, RunError> {
+        guarded(|| {
+            let mut times = Vec::new();
+            let mut started = Instant::now();
+            self.program.run_observed(&self.context, host_values(inputs), |node, op| {
+                B::sync(&self.context.device).map_err(|error| RunError::Device { why: error.to_string() })?;
+                times.push(StepTime { node: node.to_owned(), op: op.to_owned(), time: started.elapsed() });
+                started = Instant::now();
+                Ok(())
+            })?;
+            Ok(times)
+        })
+    }
+}
+
+fn host_values(inputs: &[Tensor]) -> Vec<Value> {
+    inputs.iter().cloned().map(Value::host).collect()
+}
+
+fn host_tensors(outputs: Vec<Value>) -> Result<Vec<Tensor>, RunError> {
+    outputs.into_iter().map(|value| value.into_host().map_err(|error| error.of("", "output"))).collect()
+}
+
+/// Runs `f`; a panic in it is an error.
+fn guarded<T>(f: impl FnOnce() -> Result<T, RunError>) -> Result<T, RunError> {
+    catch_unwind(AssertUnwindSafe(f))
+        .unwrap_or_else(|panic| Err(RunError::Panic { why: panic_message(panic.as_ref()) }))
 }
 
 pub(crate) fn panic_message(panic: &(dyn std::any::Any + Send)) -> String {

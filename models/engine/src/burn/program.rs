@@ -1,10 +1,9 @@
 //! A graph as a list of steps over numbered slots.
 
-use std::collections::HashMap;
+use hedge_graph::Graph;
 
-use hedge_graph::{Graph, Node};
-
-use super::ops::{self, BoxOp, Inputs};
+use super::ops::{BoxOp, Inputs, OpError, Place};
+use super::prepare::Preparation;
 use super::{Context, Value};
 use crate::check::check;
 use crate::{PrepareError, RunError};
@@ -14,27 +13,37 @@ const HOST_ELEMENTS: usize = 4096;
 
 /// A prepared graph, for one device.
 pub(crate) struct Program {
-    steps: Vec<Step>,
+    pub(super) steps: Vec<Step>,
     /// By slot; what is computed in a run has none.
-    constants: Vec<Option<Value>>,
-    inputs: Vec<usize>,
-    outputs: Vec<usize>,
-    host: Context,
+    pub(super) constants: Vec<Option<Value>>,
+    /// The slots of the graph's inputs, then those of the values that a body captures.
+    pub(super) inputs: Vec<usize>,
+    pub(super) outputs: Vec<Source>,
+    pub(super) host: Context,
 }
 
-struct Step {
-    node: String,
-    op: String,
-    run: BoxOp,
-    inputs: Vec<Option<Source>>,
-    outputs: Vec<Option<usize>>,
+/// One node's operator and where its values lie.
+pub(super) struct Step {
+    pub(super) node: String,
+    pub(super) op: String,
+    pub(super) run: BoxOp,
+    /// Whether the device lacks the operator, or a type that the node makes.
+    pub(super) needs_cpu: bool,
+    pub(super) inputs: Vec<Option<Source>>,
+    pub(super) outputs: Vec<Option<usize>>,
 }
 
 #[derive(Clone, Copy)]
-struct Source {
-    slot: usize,
-    /// Whether no later step and no output needs the value: then it is moved, and the operator may work in place.
-    last: bool,
+pub(super) struct Source {
+    pub(super) slot: usize,
+    /// Whether nothing later needs the value: then it is moved, and the operator may work in place.
+    pub(super) last: bool,
+}
+
+impl From<usize> for Source {
+    fn from(slot: usize) -> Self {
+        Source { slot, last: false }
+    }
 }
 
 impl Program {
@@ -43,25 +52,21 @@ impl Program {
         if !missing.is_empty() {
             return Err(PrepareError::MissingOperators { missing });
         }
-        let mut names = Names::default();
-        let host = Context::host();
-        let mut program =
-            Program { steps: Vec::new(), constants: Vec::new(), inputs: Vec::new(), outputs: Vec::new(), host };
-        program.place_initializers(graph, context, &mut names)?;
-        let given = graph.inputs.iter().filter(|input| !graph.initializers.contains_key(&input.name));
-        program.inputs = given.map(|input| names.slot(&input.name)).collect();
-        for node in &graph.nodes {
-            program.add(node, graph.opset, context, &mut names)?;
-        }
-        program.outputs = graph.outputs.iter().map(|output| names.slot(&output.name)).collect();
-        program.constants.resize(names.count(), None);
-        program.mark_last_uses();
-        program.drop_unused_constants();
-        Ok(program)
+        Preparation::of_model(graph, context)
     }
 
-    /// Runs the steps on `inputs`, in the order of the graph's inputs.
+    /// Runs the steps on `inputs`, in the order of the graph's inputs; a body's captured values come behind them.
     pub(crate) fn run(&self, context: &Context, inputs: Vec<Value>) -> Result<Vec<Value>, RunError> {
+        self.run_observed(context, inputs, |_, _| Ok(()))
+    }
+
+    /// The same; `after` is told the node and the operator of each step when it has run.
+    pub(crate) fn run_observed(
+        &self,
+        context: &Context,
+        inputs: Vec<Value>,
+        mut after: impl FnMut(&str, &str) -> Result<(), RunError>,
+    ) -> Result<Vec<Value>, RunError> {
         let mut slots = vec![None; self.constants.len()];
         for (&slot, value) in self.inputs.iter().zip(inputs) {
             slots[slot] = Some(value);
@@ -69,15 +74,15 @@ impl Program {
         for step in &self.steps {
             let inputs =
                 step.inputs.iter().map(|source| source.and_then(|source| self.read(source, &mut slots))).collect();
-            let values = self.execute(step, context, Inputs::new(inputs))?;
+            let values = step.execute(context, &self.host, Inputs::new(inputs))?;
             for (slot, value) in step.outputs.iter().zip(values) {
                 if let Some(slot) = *slot {
                     slots[slot] = Some(value);
                 }
             }
+            after(&step.node, &step.op)?;
         }
-        let output =
-            |&slot: &usize| self.read(Source { slot, last: false }, &mut slots).ok_or_else(|| missing_output(slot));
+        let output = |&source: &Source| self.read(source, &mut slots).ok_or_else(|| missing_output(source.slot));
         self.outputs.iter().map(output).collect()
     }
 
@@ -87,80 +92,24 @@ impl Program {
         computed.or_else(|| self.constants[source.slot].clone())
     }
 
-    fn execute(&self, step: &Step, context: &Context, inputs: Inputs) -> Result<Vec<Value>, RunError> {
-        let on_host = step.run.is_on_host() || inputs.fit_the_host(HOST_ELEMENTS);
-        let context = if on_host { &self.host } else { context };
-        let fail = |why: String| RunError::Node { node: step.node.clone(), op: step.op.clone(), why };
-        let values = step.run.run(context, inputs).map_err(|error| fail(error.to_string()))?;
-        if !on_host {
-            return Ok(values);
-        }
-        // What was computed from small integers alone stays on the host, floats made from them excepted.
-        values.into_iter().map(|value| value.into_host().map(Value::host).map_err(fail)).collect()
-    }
-
-    /// Float weights go to the device once; integers stay on the host, where shapes and axes are read.
-    fn place_initializers(&mut self, graph: &Graph, context: &Context, names: &mut Names) -> Result<(), PrepareError> {
-        for (name, tensor) in &graph.initializers {
-            let slot = names.slot(name);
-            let value = Value::host(tensor.clone());
-            let placed = if value.is_float() { value.into_device(context) } else { Ok(value) };
-            let value = placed.map_err(|why| PrepareError::Node {
-                node: name.clone(),
-                op: "initializer".to_owned(),
-                why: why.to_string(),
-            })?;
-            self.constants.resize(names.count(), None);
-            self.constants[slot] = Some(value);
-        }
-        Ok(())
-    }
-
-    fn add(&mut self, node: &Node, opset: i64, context: &Context, names: &mut Names) -> Result<(), PrepareError> {
-        let fail = |why: String| PrepareError::Node { node: node.display_name().to_owned(), op: node.op.clone(), why };
-        let builder = ops::builder(&node.domain, &node.op).ok_or_else(|| fail("it is not supported".to_owned()))?;
-        let run = builder(node, opset).map_err(|error| fail(error.to_string()))?;
-        let slot = |names: &mut Names, name: &String| (!name.is_empty()).then(|| names.slot(name));
-        let inputs =
-            node.inputs.iter().map(|name| slot(names, name).map(|slot| Source { slot, last: false })).collect();
-        let outputs = node.outputs.iter().map(|name| slot(names, name)).collect();
-        let step = Step { node: node.display_name().to_owned(), op: node.op.clone(), run, inputs, outputs };
-        self.constants.resize(names.count(), None);
-        if step.inputs.iter().flatten().all(|source| self.constants[source.slot].is_some()) {
-            return self.fold(&step, context).map_err(|error| fail(error.to_string()));
-        }
-        self.steps.push(step);
-        Ok(())
-    }
-
-    /// Computes a step whose inputs are all constants, once and for all.
-    fn fold(&mut self, step: &Step, context: &Context) -> Result<(), RunError> {
-        let inputs =
-            step.inputs.iter().map(|source| source.and_then(|source| self.constants[source.slot].clone())).collect();
-        let values = self.execute(step, context, Inputs::new(inputs))?;
-        for (slot, value) in step.outputs.iter().zip(values) {
-            if let Some(slot) = *slot {
-                self.constants[slot] = Some(value);
-            }
-        }
-        Ok(())
-    }
-
-    fn mark_last_uses(&mut self) {
+    /// Notes where each value is used last, and which nobody uses.
+    pub(super) fn mark_last_uses(&mut self) {
         let mut needed: Vec<bool> = self.constants.iter().map(Option::is_some).collect();
-        self.outputs.iter().for_each(|&slot| needed[slot] = true);
+        let mut mark = |source: &mut Source| source.last = !std::mem::replace(&mut needed[source.slot], true);
+        self.outputs.iter_mut().rev().for_each(&mut mark);
         for step in self.steps.iter_mut().rev() {
-            for source in step.inputs.iter_mut().rev().flatten() {
-                source.last = !std::mem::replace(&mut needed[source.slot], true);
-            }
+            step.inputs.iter_mut().rev().flatten().for_each(&mut mark);
+        }
+        for output in self.steps.iter_mut().flat_map(|step| &mut step.outputs) {
+            *output = output.filter(|&slot| needed[slot]);
         }
     }
 
     /// A folded step's own inputs need no memory any more.
-    fn drop_unused_constants(&mut self) {
+    pub(super) fn drop_unused_constants(&mut self) {
         let mut used = vec![false; self.constants.len()];
-        let reads = self.steps.iter().flat_map(|step| step.inputs.iter().flatten()).map(|source| source.slot);
-        reads.chain(self.outputs.iter().copied()).for_each(|slot| used[slot] = true);
+        let reads = self.steps.iter().flat_map(|step| step.inputs.iter().flatten());
+        reads.chain(&self.outputs).for_each(|source| used[source.slot] = true);
         for (slot, used) in self.constants.iter_mut().zip(used) {
             if !used {
                 *slot = None;
@@ -169,21 +118,30 @@ impl Program {
     }
 }
 
-fn missing_output(slot: usize) -> RunError {
-    RunError::Device { why: format!("the graph's output in slot {slot} was never computed") }
+impl Step {
+    /// Runs the operator on the device, or on `host` where it belongs there or the device cannot run it.
+    pub(super) fn execute(&self, context: &Context, host: &Context, inputs: Inputs) -> Result<Vec<Value>, RunError> {
+        let fail = |error: OpError| error.of(&self.node, &self.op);
+        let place = self.run.place();
+        if place == Place::Within {
+            return self.run.run(context, inputs).map_err(fail);
+        }
+        // A GPU's integers are narrower than the host's, so that integers on the host are best computed there.
+        let small = inputs.fit_the_host(if context.is_gpu() { usize::MAX } else { HOST_ELEMENTS });
+        let beyond = context.is_gpu() && (self.needs_cpu || inputs.are_beyond(context));
+        if place == Place::Anywhere && !small && !beyond {
+            return self.run.run(context, inputs).map_err(fail);
+        }
+        if context.is_gpu() && !small {
+            context.note_on_cpu(&format!("{} '{}'", self.op, self.node));
+        }
+        let inputs = if beyond { inputs.on_host().map_err(fail)? } else { inputs };
+        let values = self.run.run(host, inputs).map_err(fail)?;
+        // What was computed from small integers alone stays on the host, floats made from them excepted.
+        values.into_iter().map(|value| value.on_host().map_err(fail)).collect()
+    }
 }
 
-/// Value names to slot numbers.
-#[derive(Default)]
-struct Names(HashMap<String, usize>);
-
-impl Names {
-    fn slot(&mut self, name: &str) -> usize {
-        let next = self.0.len();
-        *self.0.entry(name.to_owned()).or_insert(next)
-    }
-
-    fn count(&self) -> usize {
-        self.0.len()
-    }
+fn missing_output(slot: usize) -> RunError {
+    RunError::Device { why: format!("the graph's output in slot {slot} was never computed") }
 }

@@ -1,8 +1,10 @@
-//! A value between two operators: on the host, where shapes and other small integers stay, or on the device.
+//! A value between two operators: a tensor on the host, where shapes and other small integers stay, or on the device; a
+//! sequence of tensors; or an optional without an element (one with an element is that element).
 
 use burn_backend::ops::{BoolTensorOps, FloatTensorOps, IntTensorOps};
 use burn_backend::{
-    AllocationProperty, BoolStore, Bytes, DType as BurnType, FloatDType, TensorData, TensorMetadata, read_sync,
+    AllocationProperty, BoolStore, Bytes, DType as BurnType, FloatDType, IntDType, TensorData, TensorMetadata,
+    read_sync,
 };
 use hedge_tensor::{DType, Element, Tensor};
 
@@ -21,6 +23,9 @@ enum Place {
     Host(Tensor),
     /// Boxed: burn's handle is over half a kilobyte, and values are moved at each step.
     Device(Box<Primitive>),
+    Sequence(Vec<Value>),
+    /// An optional that holds nothing.
+    Nothing,
 }
 
 impl Value {
@@ -52,6 +57,17 @@ impl Value {
         Value { dtype: DType::Bool, place: Place::Device(Box::new(tensor)) }
     }
 
+    /// A sequence of tensors of one type, which is `dtype` where there are none.
+    pub(crate) fn sequence(values: Vec<Value>, dtype: DType) -> Self {
+        Value { dtype: values.first().map_or(dtype, Value::dtype), place: Place::Sequence(values) }
+    }
+
+    /// An optional without an element; it has no type of its own.
+    pub(crate) fn nothing() -> Self {
+        Value { dtype: DType::F32, place: Place::Nothing }
+    }
+
+    /// A tensor's type, or that of a sequence's tensors.
     pub(crate) fn dtype(&self) -> DType {
         self.dtype
     }
@@ -64,10 +80,49 @@ impl Value {
         matches!(self.place, Place::Host(_))
     }
 
+    pub(crate) fn is_sequence(&self) -> bool {
+        matches!(self.place, Place::Sequence(_))
+    }
+
+    pub(crate) fn is_nothing(&self) -> bool {
+        matches!(self.place, Place::Nothing)
+    }
+
+    /// The tensors of a sequence.
+    pub(crate) fn into_sequence(self) -> Result<Vec<Value>, OpError> {
+        match self.place {
+            Place::Sequence(values) => Ok(values),
+            _ => Err(OpError::new("a sequence is needed, but this is a single value")),
+        }
+    }
+
+    /// Whether `context`'s device can neither hold nor compute it: a type that it lacks, or integers beyond its own.
+    pub(crate) fn is_beyond(&self, context: &Context) -> bool {
+        match &self.place {
+            Place::Host(tensor) => !context.has(self.dtype) || tensor.is_empty() || !fits(tensor, context.int),
+            Place::Device(_) | Place::Nothing => false,
+            Place::Sequence(values) => values.iter().any(|value| value.is_beyond(context)),
+        }
+    }
+
+    /// The same value with all its tensors on the host.
+    pub(crate) fn on_host(self) -> Result<Value, OpError> {
+        match self.place {
+            Place::Host(_) | Place::Nothing => Ok(self),
+            Place::Device(_) => self.into_host().map(Value::host),
+            Place::Sequence(values) => {
+                let values = values.into_iter().map(Value::on_host).collect::<Result<_, _>>()?;
+                Ok(Value::sequence(values, self.dtype))
+            }
+        }
+    }
+
+    /// A tensor's dimensions; other values have none.
     pub(crate) fn shape(&self) -> Vec<usize> {
         match &self.place {
             Place::Host(tensor) => tensor.shape().to_vec(),
             Place::Device(tensor) => tensor.shape().to_vec(),
+            Place::Sequence(_) | Place::Nothing => Vec::new(),
         }
     }
 
@@ -75,6 +130,7 @@ impl Value {
         match &self.place {
             Place::Host(tensor) => tensor.shape().len(),
             Place::Device(tensor) => tensor.rank(),
+            Place::Sequence(_) | Place::Nothing => 0,
         }
     }
 
@@ -86,6 +142,7 @@ impl Value {
         match self.place {
             Place::Device(tensor) => Ok(*tensor),
             Place::Host(tensor) => Ok(B::float_from_data(float_data(&tensor)?, &context.device)),
+            _ => Err(no_tensor()),
         }
     }
 
@@ -98,6 +155,7 @@ impl Value {
             Place::Device(tensor) if tensor.dtype().is_float() => Ok(B::float_into_int(*tensor, context.int)),
             Place::Device(tensor) => Ok(*tensor),
             Place::Host(tensor) => Ok(B::int_from_data(int_data(&tensor, context)?, &context.device)),
+            _ => Err(no_tensor()),
         }
     }
 
@@ -120,12 +178,13 @@ impl Value {
                 let data = TensorData::new(tensor.to_bools()?, tensor.shape().to_vec());
                 Ok(B::bool_from_data(data.convert_dtype(context.bool.into()), &context.device))
             }
+            _ => Err(no_tensor()),
         }
     }
 
-    /// The value on the device, whatever its type; scalars stay on the host (see [`Context::is_gpu`]).
+    /// The value on the device; scalars (see [`Context::is_gpu`]) and what the device cannot hold stay on the host.
     pub(crate) fn into_device(self, context: &Context) -> Result<Value, OpError> {
-        if self.rank() == 0 {
+        if self.rank() == 0 || self.is_beyond(context) {
             return Ok(self);
         }
         let dtype = self.dtype;
@@ -138,22 +197,23 @@ impl Value {
     }
 
     /// The value on the host; waits for the device.
-    pub(crate) fn into_host(self) -> Result<Tensor, String> {
+    pub(crate) fn into_host(self) -> Result<Tensor, OpError> {
         let tensor = match self.place {
             Place::Host(tensor) => return Ok(tensor),
             Place::Device(tensor) => *tensor,
+            Place::Sequence(_) | Place::Nothing => return Err(no_tensor()),
         };
         let data = match self.dtype {
             DType::Bool => read_sync(B::bool_into_data(tensor)),
             _ if tensor.dtype().is_float() => read_sync(B::float_into_data(tensor)),
             _ => read_sync(B::int_into_data(tensor)),
         };
-        host_tensor(data.map_err(|error| error.to_string())?, self.dtype)
+        host_tensor(data.map_err(|error| OpError::Device(error.to_string()))?, self.dtype)
     }
 
     /// The elements of an integer value, for operators that need them to know their output's shape.
     pub(crate) fn to_ints(&self) -> Result<Vec<i64>, OpError> {
-        let tensor = self.clone().into_host().map_err(OpError::new)?;
+        let tensor = self.clone().into_host()?;
         let ints = match tensor.dtype() {
             DType::I64 => tensor.to_vec::<i64>()?,
             DType::I32 => widen::<i32>(&tensor)?,
@@ -166,6 +226,27 @@ impl Value {
         };
         Ok(ints)
     }
+}
+
+fn no_tensor() -> OpError {
+    OpError::new("a tensor is needed, but this is a sequence or an empty optional")
+}
+
+/// Whether every element has the same value in the device's integers.
+fn fits(tensor: &Tensor, int: IntDType) -> bool {
+    if int == IntDType::I64 {
+        return tensor.dtype() != DType::U64 || all::<u64>(tensor, |value| i64::try_from(value).is_ok());
+    }
+    match tensor.dtype() {
+        DType::I64 => all::<i64>(tensor, |value| i32::try_from(value).is_ok()),
+        DType::U64 => all::<u64>(tensor, |value| i32::try_from(value).is_ok()),
+        DType::U32 => all::<u32>(tensor, |value| i32::try_from(value).is_ok()),
+        _ => true,
+    }
+}
+
+fn all<T: Element>(tensor: &Tensor, test: impl Fn(T) -> bool) -> bool {
+    tensor.to_vec::<T>().is_ok_and(|values| values.into_iter().all(test))
 }
 
 fn widen<T: Element + Into<i64>>(tensor: &Tensor) -> Result<Vec<i64>, OpError> {
@@ -210,17 +291,17 @@ fn int_data(tensor: &Tensor, context: &Context) -> Result<TensorData, OpError> {
 }
 
 /// Burn's data as the ONNX type that it stands for.
-fn host_tensor(data: TensorData, dtype: DType) -> Result<Tensor, String> {
+fn host_tensor(data: TensorData, dtype: DType) -> Result<Tensor, OpError> {
     let shape = data.shape().to_vec();
     let data = data.convert_dtype(burn_type(dtype));
     let bytes = match dtype {
         DType::Bool => {
-            let values = data.try_to_vec::<bool>().map_err(|error| format!("{error:?}"))?;
-            return Tensor::bools(&shape, &values).map_err(|error| error.to_string());
+            let values = data.try_to_vec::<bool>().map_err(|error| OpError::Device(format!("{error:?}")))?;
+            return Ok(Tensor::bools(&shape, &values)?);
         }
         _ => bytes::Bytes::copy_from_slice(data.as_bytes()),
     };
-    Tensor::new(dtype, shape, bytes).map_err(|error| error.to_string())
+    Ok(Tensor::new(dtype, shape, bytes)?)
 }
 
 fn burn_type(dtype: DType) -> BurnType {

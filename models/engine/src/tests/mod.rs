@@ -1,7 +1,6 @@
 //! What the engine promises, on graphs built here: one module a promise.
 
 mod faults;
-mod indexing;
 mod operators;
 mod serving;
 mod training;

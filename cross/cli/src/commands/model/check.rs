@@ -57,7 +57,7 @@ fn operators_table(report: &CheckReport) -> comfy_table::Table {
         let name = if operator.domain.is_empty() {
             operator.op.clone()
         } else {
-            format!("{}::{}", operator.domain, operator.op)
+            format!("{}.{}", operator.domain, operator.op)
         };
         let supported = if operator.supported { "yes" } else { "NO" };
         rows.add_row([name, operator.nodes.len().to_string(), supported.to_owned()]);

@@ -1,7 +1,8 @@
 //! ONNX operators on burn primitives. Each file is a family; the registry below is the list of what is supported.
 //!
 //! A builder reads a node's attributes once and returns the closure that runs it. Closures check what burn would panic
-//! on, so that a model's mistake is an error with the node's name.
+//! on, so that a model's mistake is an error with the node's name. Operators with bodies are built by [`control`], which
+//! is given the means to prepare them.
 
 mod activation;
 mod arg;
@@ -9,7 +10,7 @@ mod attention;
 mod batch_norm;
 mod compare;
 mod contraction;
-mod control;
+pub(super) mod control;
 mod convert;
 mod convolution;
 mod deform;
@@ -38,6 +39,7 @@ mod precision;
 mod quantized;
 mod random;
 mod recurrent;
+mod recurrent_activation;
 mod reduce;
 mod resample;
 mod running;
@@ -47,6 +49,7 @@ mod signal;
 mod slice;
 mod softmax;
 mod sort;
+mod taper;
 mod transposed;
 mod unary;
 mod unpool;
@@ -57,6 +60,7 @@ use hedge_graph::Node;
 use hedge_tensor::{Tensor, TensorError};
 
 use super::{Context, Value};
+use crate::RunError;
 
 /// What runs a node on its inputs.
 type Run = dyn Fn(&Context, Inputs) -> Result<Vec<Value>, OpError> + Send + Sync;
@@ -64,7 +68,18 @@ type Run = dyn Fn(&Context, Inputs) -> Result<Vec<Value>, OpError> + Send + Sync
 /// A prepared operator.
 pub(crate) struct BoxOp {
     run: Box<Run>,
-    on_host: bool,
+    place: Place,
+}
+
+/// Where an operator computes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Place {
+    /// Where it is told to.
+    Anywhere,
+    /// On the host whatever the device: its inputs are brought there and its outputs stay.
+    Host,
+    /// It only moves values or runs a body, whose operators each have a place of their own.
+    Within,
 }
 
 impl BoxOp {
@@ -72,33 +87,67 @@ impl BoxOp {
         (self.run)(context, inputs)
     }
 
-    /// Whether it computes on the host whatever the device: then its inputs are brought there and its outputs stay.
-    pub(crate) fn is_on_host(&self) -> bool {
-        self.on_host
+    pub(crate) fn place(&self) -> Place {
+        self.place
     }
 }
 
 /// Reads a node of the given opset.
 pub(crate) type Builder = fn(&Node, i64) -> Result<BoxOp, OpError>;
 
-/// What is wrong with a node or its inputs; the program adds which node.
+/// Why an operator gave no outputs; the program adds which node.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
-#[error("{0}")]
-pub(crate) struct OpError(String);
+pub(crate) enum OpError {
+    /// Something is wrong with the node or its inputs.
+    #[error("{0}")]
+    Node(String),
+    /// The device gave up.
+    #[error("{0}")]
+    Device(String),
+    /// A node of the operator's body failed: that is the node to be told of.
+    #[error("{0}")]
+    Body(Box<RunError>),
+}
 
 impl OpError {
-    pub(crate) fn new(why: impl Into<String>) -> Self {
-        OpError(why.into())
+    pub(crate) fn new(why: impl Into<OpError>) -> Self {
+        why.into()
+    }
+
+    /// The error of a run, in which `node` ran `op`.
+    pub(crate) fn of(self, node: &str, op: &str) -> RunError {
+        match self {
+            OpError::Node(why) => RunError::Node { node: node.to_owned(), op: op.to_owned(), why },
+            OpError::Device(why) => RunError::Device { why },
+            OpError::Body(error) => *error,
+        }
+    }
+}
+
+impl From<String> for OpError {
+    fn from(why: String) -> Self {
+        OpError::Node(why)
+    }
+}
+
+impl From<&str> for OpError {
+    fn from(why: &str) -> Self {
+        OpError::Node(why.to_owned())
     }
 }
 
 impl From<TensorError> for OpError {
     fn from(error: TensorError) -> Self {
-        OpError(error.to_string())
+        OpError::Node(error.to_string())
     }
 }
 
-/// The builder of an operator, `None` where there is none.
+/// Whether there is an implementation of the operator, in any opset.
+pub(crate) fn is_known(domain: &str, op: &str) -> bool {
+    builder(domain, op).is_some() || control::builder(domain, op).is_some()
+}
+
+/// The builder of an operator without bodies, `None` where there is none.
 pub(crate) fn builder(domain: &str, op: &str) -> Option<Builder> {
     if !(domain.is_empty() || domain == "ai.onnx") {
         return None;
@@ -129,11 +178,11 @@ pub(crate) fn builder(domain: &str, op: &str) -> Option<Builder> {
         einsum::builder,
         resample::builder,
         recurrent::builder,
-        control::builder,
         sequence::builder,
         attention::builder,
         quantized::builder,
         signal::builder,
+        taper::builder,
         detect::builder,
         loss::builder,
         random::builder,
@@ -164,6 +213,29 @@ impl Inputs {
         self.0.iter_mut().filter_map(Option::take).collect()
     }
 
+    /// Gives input `index` back, to be taken once more.
+    pub(crate) fn put_back(&mut self, index: usize, value: Option<Value>) {
+        if let Some(slot) = self.0.get_mut(index) {
+            *slot = value;
+        }
+    }
+
+    /// The inputs from `index` on, absent ones included.
+    pub(crate) fn rest(&mut self, index: usize) -> Vec<Option<Value>> {
+        self.0.split_off(index.min(self.0.len()))
+    }
+
+    /// Whether `context`'s device can neither hold nor compute one of them.
+    pub(crate) fn are_beyond(&self, context: &Context) -> bool {
+        self.0.iter().flatten().any(|value| value.is_beyond(context))
+    }
+
+    /// The same inputs, all of them on the host.
+    pub(crate) fn on_host(self) -> Result<Inputs, OpError> {
+        let values = self.0.into_iter().map(|value| value.map(Value::on_host).transpose());
+        Ok(Inputs(values.collect::<Result<_, _>>()?))
+    }
+
     /// Whether all inputs are on the host and either scalars or integers and booleans with at most `elements` each.
     pub(crate) fn fit_the_host(&self, elements: usize) -> bool {
         let small = |value: &Value| !value.is_float() && value.shape().iter().product::<usize>() <= elements;
@@ -179,7 +251,14 @@ fn one(f: impl Fn(&Context, Inputs) -> Result<Value, OpError> + Send + Sync + 's
 
 /// Boxes a closure with several outputs.
 fn many(f: impl Fn(&Context, Inputs) -> Result<Vec<Value>, OpError> + Send + Sync + 'static) -> Result<BoxOp, OpError> {
-    Ok(BoxOp { run: Box::new(f), on_host: false })
+    Ok(BoxOp { run: Box::new(f), place: Place::Anywhere })
+}
+
+/// Boxes an operator that only moves values, or runs a body.
+fn within(
+    f: impl Fn(&Context, Inputs) -> Result<Vec<Value>, OpError> + Send + Sync + 'static,
+) -> Result<BoxOp, OpError> {
+    Ok(BoxOp { run: Box::new(f), place: Place::Within })
 }
 
 /// Boxes an operator that computes on host tensors: one whose output's shape depends on values, or that works on integers
@@ -189,10 +268,10 @@ fn on_host(
 ) -> Result<BoxOp, OpError> {
     let run = move |_: &Context, mut inputs: Inputs| {
         let tensors = (0..inputs.0.len()).map(|index| inputs.optional(index).map(Value::into_host).transpose());
-        let tensors = tensors.collect::<Result<Vec<_>, _>>().map_err(OpError::new)?;
+        let tensors = tensors.collect::<Result<Vec<_>, _>>()?;
         Ok(f(&tensors)?.into_iter().map(Value::host).collect())
     };
-    Ok(BoxOp { run: Box::new(run), on_host: true })
+    Ok(BoxOp { run: Box::new(run), place: Place::Host })
 }
 
 /// `axis` counted from the front, for a tensor of `rank` dimensions.
@@ -232,15 +311,14 @@ use by_kind;
 fn reshaped(value: Value, shape: &[usize], context: &Context) -> Result<Value, OpError> {
     use burn_backend::ops::{BoolTensorOps, FloatTensorOps, IntTensorOps};
     let from = value.shape();
-    // The target may be anything that a model says; what is there has been counted.
-    if hedge_tensor::element_count(shape) != Some(from.iter().product()) {
+    if from.iter().product::<usize>() != shape.iter().product::<usize>() {
         return Err(OpError::new(format!("{from:?} does not reshape to {shape:?}")));
     }
     if from == shape {
         return Ok(value);
     }
     if value.is_host() || (shape.is_empty() && context.is_gpu()) {
-        let tensor = value.into_host().map_err(OpError::new)?;
+        let tensor = value.into_host()?;
         return Ok(Value::host(tensor.reshaped(shape.to_vec())?));
     }
     let shape = burn_backend::Shape::from(shape.to_vec());
