@@ -1,6 +1,7 @@
 //! What the engine promises, on graphs built here: one module a promise.
 
 mod faults;
+mod indexing;
 mod operators;
 mod serving;
 mod training;

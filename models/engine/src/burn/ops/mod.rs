@@ -311,7 +311,8 @@ use by_kind;
 fn reshaped(value: Value, shape: &[usize], context: &Context) -> Result<Value, OpError> {
     use burn_backend::ops::{BoolTensorOps, FloatTensorOps, IntTensorOps};
     let from = value.shape();
-    if from.iter().product::<usize>() != shape.iter().product::<usize>() {
+    // The target may be anything that a model says; what is there has been counted.
+    if hedge_tensor::element_count(shape) != Some(from.iter().product()) {
         return Err(OpError::new(format!("{from:?} does not reshape to {shape:?}")));
     }
     if from == shape {

@@ -32,7 +32,8 @@ impl Span {
         Span { first, count, step: 1 }
     }
 
-    /// numpy's `start:end:step` of a dimension: bounds count from the end where they are negative and may lie outside.
+    /// `start:end:step` of a dimension: bounds count from the end where they are negative and may lie outside. As ONNX has
+    /// it, a reversed slice that starts in front of the first element takes that one, where numpy takes none.
     fn resolve(size: usize, start: i64, end: i64, step: i64) -> Result<Self, OpError> {
         let size = size as i64;
         let counted = |bound: i64| if bound < 0 { bound.saturating_add(size) } else { bound };
@@ -43,13 +44,15 @@ impl Span {
                 (first, (end - first).max(0).unsigned_abs().div_ceil(step.unsigned_abs()))
             }
             _ => {
-                let (first, end) = (counted(start).clamp(-1, size - 1), counted(end).clamp(-1, size - 1));
+                let last = (size - 1).max(0);
+                let (first, end) = (counted(start).clamp(0, last), counted(end).clamp(-1, last));
                 (first, (first - end).max(0).unsigned_abs().div_ceil(step.unsigned_abs()))
             }
         };
+        let count = if size == 0 { 0 } else { count as usize };
         // A single element needs no step; without it, a step has no more digits than a size.
         let step = if count > 1 { step as isize } else { 1 };
-        Ok(Span { first: first.max(0) as usize, count: count as usize, step })
+        Ok(Span { first: first as usize, count, step })
     }
 
     fn indices(self) -> impl Iterator<Item = usize> {
@@ -172,13 +175,14 @@ mod tests {
     }
 
     #[test]
-    fn bounds_are_counted_and_clamped_as_numpy_does() {
+    fn bounds_are_counted_and_clamped() {
         assert_eq!(indices(5, 1, -1, 2), [1, 3]);
         assert_eq!(indices(5, -100, i64::MAX, 1), [0, 1, 2, 3, 4]);
         assert_eq!(indices(5, -1, i64::MIN, -2), [4, 2, 0]);
         assert_eq!(indices(5, 100, 1, -1), [4, 3, 2]);
         assert_eq!(indices(5, 3, 1, 1), [] as [usize; 0]);
-        assert_eq!(indices(0, 0, 1, -1), [] as [usize; 0]);
+        assert_eq!(indices(0, 0, i64::MIN, -1), [] as [usize; 0]);
+        assert_eq!(indices(5, -100, i64::MIN, -1), [0]);
     }
 
     #[test]
