@@ -30,6 +30,7 @@ mod loss;
 mod marks;
 mod mersenne;
 mod movement;
+mod ngrams;
 mod normalize;
 mod number;
 mod pad;
@@ -172,6 +173,7 @@ pub(crate) fn builder(domain: &str, op: &str) -> Option<Builder> {
         index::builder,
         scatter::builder,
         marks::builder,
+        ngrams::builder,
         sort::builder,
         generate::builder,
         running::builder,
