@@ -8,7 +8,7 @@ use hedge_graph::Node;
 
 use super::convert::to_doubles;
 use super::exact::{IntBinary, IntUnary, int_binary};
-use super::unary::{float_or_int, plus, times, unary, vectorized};
+use super::unary::{float_or_int, in_single, plus, precise, precise_with, times, unary, vectorized};
 use super::vector::Function;
 use super::{BoxOp, Builder, Inputs, OpError, aligned, broadcast_shape, one};
 use crate::burn::{B, Context, Primitive, Value};
@@ -17,11 +17,11 @@ pub(super) fn builder(op: &str) -> Option<Builder> {
     Some(match op {
         "Identity" => |_, _| one(|_, mut inputs| inputs.take(0)),
         "Relu" => |_, _| float_or_int(B::relu, IntUnary::Relu),
-        "Sigmoid" => |_, _| unary(B::sigmoid),
-        "Softplus" => |_, _| unary(softplus),
-        "Softsign" => |_, _| unary(|x| B::float_div(x.clone(), plus(B::float_abs(x), 1.0))),
-        "Mish" => |_, _| unary(|x| B::float_mul(B::float_tanh(softplus(x.clone())), x)),
-        "HardSwish" => |_, _| unary(|x| B::float_mul(hard_sigmoid(x.clone(), 1.0 / 6.0, 0.5), x)),
+        "Sigmoid" => |_, _| precise(B::sigmoid),
+        "Softplus" => |_, _| precise_with(softplus),
+        "Softsign" => |_, _| precise(|x| B::float_div(x.clone(), plus(B::float_abs(x), 1.0))),
+        "Mish" => |_, _| precise_with(|x, context| B::float_mul(B::float_tanh(softplus(x.clone(), context)), x)),
+        "HardSwish" => |_, _| precise(|x| B::float_mul(hard_sigmoid(x.clone(), 1.0 / 6.0, 0.5), x)),
         "Gelu" => gelu,
         "LeakyRelu" => |node, _| {
             let slope = Scalar::Float(alpha(node, 0.01));
@@ -30,19 +30,19 @@ pub(super) fn builder(op: &str) -> Option<Builder> {
         "PRelu" => |_, _| one(|context, mut inputs| prelu(inputs.take(0)?, inputs.take(1)?, context)),
         "HardSigmoid" => |node, _| {
             let (alpha, beta) = (alpha(node, 0.2), f64::from(node.float("beta", 0.5)));
-            unary(move |x| hard_sigmoid(x, alpha, beta))
+            precise(move |x| hard_sigmoid(x, alpha, beta))
         },
         "Elu" => |node, _| {
             let alpha = alpha(node, 1.0);
-            unary(move |x| elu(x, alpha, 1.0))
+            precise(move |x| elu(x, alpha, 1.0))
         },
         "Celu" => |node, _| {
             let alpha = alpha(node, 1.0);
-            unary(move |x| elu(x, alpha, 1.0 / alpha))
+            precise(move |x| elu(x, alpha, 1.0 / alpha))
         },
         "Selu" => |node, _| {
             let (alpha, gamma) = (alpha(node, 1.673_263_2), f64::from(node.float("gamma", 1.050_701)));
-            unary(move |x| times(elu(x, alpha, 1.0), gamma))
+            precise(move |x| times(elu(x, alpha, 1.0), gamma))
         },
         "ThresholdedRelu" => |node, _| {
             let threshold = alpha(node, 1.0);
@@ -51,7 +51,7 @@ pub(super) fn builder(op: &str) -> Option<Builder> {
         "Shrink" => shrink,
         "Swish" => |node, _| {
             let alpha = alpha(node, 1.0);
-            unary(move |x| swish(x, alpha))
+            precise(move |x| swish(x, alpha))
         },
         "SwiGLU" => swiglu,
         _ => return None,
@@ -63,8 +63,13 @@ fn alpha(node: &Node, default: f32) -> f64 {
 }
 
 /// `ln(1 + exp(x))`, without overflow.
-fn softplus(x: Primitive) -> Primitive {
-    B::float_neg(B::log_sigmoid(B::float_neg(x)))
+fn softplus(x: Primitive, context: &Context) -> Primitive {
+    if !context.is_gpu() {
+        return B::float_neg(B::log_sigmoid(B::float_neg(x)));
+    }
+    // Burn composes `log_sigmoid` on a device of steps that subtract infinities.
+    let tail = B::float_log1p(B::float_exp(B::float_neg(B::float_abs(x.clone()))));
+    B::float_add(tail, B::relu(x))
 }
 
 fn hard_sigmoid(x: Primitive, alpha: f64, beta: f64) -> Primitive {
@@ -86,7 +91,7 @@ fn swish(x: Primitive, alpha: f64) -> Primitive {
 fn gelu(node: &Node, _: i64) -> Result<BoxOp, OpError> {
     match node.string("approximate").unwrap_or("none") {
         "none" => vectorized(Function::Gelu, B::gelu),
-        "tanh" => unary(tanh_gelu),
+        "tanh" => precise(tanh_gelu),
         other => Err(OpError::new(format!("approximate is {other:?}, but must be none or tanh"))),
     }
 }
@@ -154,6 +159,7 @@ fn swiglu(node: &Node, _: i64) -> Result<BoxOp, OpError> {
         if gate.shape() != linear.shape() {
             return Err(OpError::new(format!("{:?} and {:?} must be one shape", gate.shape(), linear.shape())));
         }
-        Ok(Value::float(B::float_mul(swish(gate.into_float(context)?, alpha), linear.into_float(context)?)))
+        let gated = in_single(gate.into_float(context)?, |gate| swish(gate, alpha));
+        Ok(Value::float(B::float_mul(gated, linear.into_float(context)?)))
     })
 }

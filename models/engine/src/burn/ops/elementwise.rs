@@ -5,12 +5,14 @@
 use burn_backend::Scalar;
 use burn_backend::ops::{BoolTensorOps, FloatTensorOps};
 use hedge_graph::Node;
+use hedge_tensor::DType;
 
 use super::compare::{Comparison, compare, select};
 use super::convert::{converted, doubles, to_doubles};
 use super::exact::{self, IntBinary, Integer, host_elements, int_binary, with_integers, zip};
 use super::host::hosted;
 use super::layout::expanded;
+use super::unary::in_single;
 use super::{BoxOp, Builder, OpError, aligned, broadcast_shape, one};
 use crate::burn::{B, Context, Primitive, Value};
 
@@ -179,9 +181,12 @@ fn power(base: Value, exponent: Value, context: &Context) -> Result<Value, OpErr
         let value = to_doubles(&exponent)?.first().copied().unwrap_or(1.0);
         return Ok(Value::float(power_of_one(base.into_float(context)?, value)));
     }
-    let exponent = converted(exponent, base.dtype(), context)?;
+    let dtype = base.dtype();
+    let wide = if dtype == DType::F16 { DType::F32 } else { dtype };
+    let (base, exponent) = (converted(base, wide, context)?, converted(exponent, wide, context)?);
     let (base, exponent) = aligned(base, exponent, context)?;
-    Ok(Value::float(B::float_powf(base.into_float(context)?, exponent.into_float(context)?)))
+    let power = B::float_powf(base.into_float(context)?, exponent.into_float(context)?);
+    converted(Value::float(power), dtype, context)
 }
 
 fn power_of_one(base: Primitive, exponent: f64) -> Primitive {
@@ -191,7 +196,7 @@ fn power_of_one(base: Primitive, exponent: f64) -> Primitive {
     if exponent == 2.0 {
         return B::float_mul(base.clone(), base);
     }
-    B::float_powf_scalar(base, Scalar::Float(exponent))
+    in_single(base, |base| B::float_powf_scalar(base, Scalar::Float(exponent)))
 }
 
 /// Exact for integer exponents; by others (and by negative ones) the real power, cut off to an integer.

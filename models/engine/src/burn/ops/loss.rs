@@ -9,6 +9,7 @@ use hedge_graph::{Attribute, Node};
 
 use super::convert::{numbers, to_doubles};
 use super::exact::{bool_tensor, tensor};
+use super::unary::in_single;
 use super::{BoxOp, Builder, OpError, many, one, reshaped};
 use crate::burn::{B, Context, Value};
 
@@ -68,8 +69,11 @@ fn softmax_cross_entropy(node: &Node, _: i64) -> Result<BoxOp, OpError> {
         let (scores, classes, weights) = (inputs.take(0)?, inputs.take(1)?, inputs.optional(2));
         let shape = scores.shape();
         let targets = Targets::read(&shape, &classes, weights.as_ref(), loss.ignored)?;
-        let logarithms =
-            if shape.contains(&0) { scores } else { Value::float(B::log_softmax(scores.into_float(context)?, 1)) };
+        let logarithms = if shape.contains(&0) {
+            scores
+        } else {
+            Value::float(in_single(scores.into_float(context)?, |scores| B::log_softmax(scores, 1)))
+        };
         let value = loss.between(logarithms.clone(), &targets, context)?;
         Ok(vec![value, logarithms])
     })

@@ -3,13 +3,14 @@
 //! Every one is brought into the form `[outer, reduced, inner]` and computed along the middle dimension, once.
 
 use burn_backend::ops::FloatTensorOps;
-use burn_backend::{Scalar, Shape, Slice, TensorMetadata};
+use burn_backend::{DType as BurnType, Scalar, Shape, Slice, TensorMetadata};
 use hedge_graph::Node;
 use hedge_tensor::{DType, Tensor};
 
 use super::convert::numbers;
 use super::exact::{Integer, host_elements, room_for, tensor, with_integers};
 use super::host::hosted;
+use super::unary::in_single;
 use super::{BoxOp, Builder, OpError, axis_of, one, reshaped};
 use crate::burn::{B, Context, Primitive, Value};
 
@@ -133,19 +134,20 @@ impl Kind {
     fn of_floats(self, x: Primitive, sum: fn(Primitive, usize) -> Primitive) -> Primitive {
         let squares = |x: Primitive| B::float_sum_dim(B::float_mul(x.clone(), x), 1);
         match self {
-            Kind::Sum => sum(x, 1),
+            // The sum of a mean of halves may be larger than any half.
+            Kind::Sum => in_single(x, |x| sum(x, 1)),
             Kind::Mean => {
                 let count = x.shape()[1] as f64;
-                B::float_div_scalar(sum(x, 1), Scalar::Float(count))
+                in_single(x, |x| B::float_div_scalar(sum(x, 1), Scalar::Float(count)))
             }
             Kind::Prod => B::float_prod_dim(x, 1),
             Kind::Max => B::float_max_dim(x, 1),
             Kind::Min => B::float_min_dim(x, 1),
-            Kind::L1 => B::float_sum_dim(B::float_abs(x), 1),
-            Kind::L2 => B::float_sqrt(squares(x)),
-            Kind::SumSquare => squares(x),
-            Kind::LogSum => B::float_log(B::float_sum_dim(x, 1)),
-            Kind::LogSumExp => log_sum_exp(x),
+            Kind::L1 => in_single(x, |x| B::float_sum_dim(B::float_abs(x), 1)),
+            Kind::L2 => in_single(x, |x| B::float_sqrt(squares(x))),
+            Kind::SumSquare => in_single(x, squares),
+            Kind::LogSum => in_single(x, |x| B::float_log(B::float_sum_dim(x, 1))),
+            Kind::LogSumExp => in_single(x, log_sum_exp),
         }
     }
 
@@ -227,11 +229,7 @@ fn sum_in_fours(x: Primitive, axis: usize) -> Primitive {
 /// Shifted by the largest element, so that nothing overflows; the shift is kept finite, for infinities among the
 /// elements must not cancel out.
 fn log_sum_exp(x: Primitive) -> Primitive {
-    let limit = match Value::float(x.clone()).dtype() {
-        DType::F16 => f64::from(half::f16::MAX),
-        DType::F64 => f64::MAX,
-        _ => f64::from(f32::MAX),
-    };
+    let limit = if x.dtype() == BurnType::F64 { f64::MAX } else { f64::from(f32::MAX) };
     let most = B::float_max_dim(B::float_detach(x.clone()), 1);
     let most = B::float_clamp(most, Scalar::Float(-limit), Scalar::Float(limit));
     B::float_add(B::float_log(B::float_sum_dim(B::float_exp(B::float_sub(x, most.clone())), 1)), most)

@@ -5,13 +5,14 @@ use burn_backend::{Shape, TensorMetadata};
 use hedge_graph::Node;
 
 use super::convert::float_type;
+use super::unary::in_single;
 use super::{BoxOp, Builder, OpError, axis_of, one, reshaped};
 use crate::burn::{B, Context, Primitive, Value};
 
 pub(super) fn builder(op: &str) -> Option<Builder> {
     Some(match op {
-        "Softmax" => |node, opset| along_axis(node, opset, |x, axis, _| B::softmax(x, axis)),
-        "LogSoftmax" => |node, opset| along_axis(node, opset, |x, axis, _| B::log_softmax(x, axis)),
+        "Softmax" => |node, opset| along_axis(node, opset, |x, axis, _| in_single(x, |x| B::softmax(x, axis))),
+        "LogSoftmax" => |node, opset| along_axis(node, opset, |x, axis, _| in_single(x, |x| B::log_softmax(x, axis))),
         "Hardmax" => |node, opset| along_axis(node, opset, hardmax),
         _ => return None,
     })

@@ -1,7 +1,7 @@
 //! Functions of one tensor, element by element: rounding, roots, exponentials, trigonometry, and clipping.
 
-use burn_backend::Scalar;
 use burn_backend::ops::FloatTensorOps;
+use burn_backend::{DType as BurnType, FloatDType, Scalar, TensorMetadata};
 use hedge_graph::Node;
 
 use super::convert::to_doubles;
@@ -21,21 +21,21 @@ pub(super) fn builder(op: &str) -> Option<Builder> {
         "Round" => |_, _| unary(B::float_round),
         "Reciprocal" => |_, _| unary(B::float_recip),
         "Sqrt" => |_, _| unary(B::float_sqrt),
-        "Exp" => |_, _| unary(B::float_exp),
-        "Log" => |_, _| unary(B::float_log),
+        "Exp" => |_, _| precise(B::float_exp),
+        "Log" => |_, _| precise(B::float_log),
         "Erf" => |_, _| vectorized(Function::Erf, B::float_erf),
-        "Sin" => |_, _| unary(B::float_sin),
-        "Cos" => |_, _| unary(B::float_cos),
-        "Tan" => |_, _| unary(B::float_tan),
-        "Asin" => |_, _| unary(B::float_asin),
-        "Acos" => |_, _| unary(B::float_acos),
-        "Atan" => |_, _| unary(B::float_atan),
-        "Sinh" => |_, _| unary(B::float_sinh),
-        "Cosh" => |_, _| unary(B::float_cosh),
+        "Sin" => |_, _| precise(B::float_sin),
+        "Cos" => |_, _| precise(B::float_cos),
+        "Tan" => |_, _| precise(B::float_tan),
+        "Asin" => |_, _| precise(B::float_asin),
+        "Acos" => |_, _| precise(B::float_acos),
+        "Atan" => |_, _| precise_with(arc_tangent),
+        "Sinh" => |_, _| precise(B::float_sinh),
+        "Cosh" => |_, _| precise(B::float_cosh),
         "Tanh" => |_, _| vectorized(Function::Tanh, B::float_tanh),
-        "Asinh" => |_, _| unary(B::float_asinh),
-        "Acosh" => |_, _| unary(B::float_acosh),
-        "Atanh" => |_, _| unary(B::float_atanh),
+        "Asinh" => |_, _| precise(B::float_asinh),
+        "Acosh" => |_, _| precise(B::float_acosh),
+        "Atanh" => |_, _| precise(B::float_atanh),
         "Clip" => clip,
         _ => return None,
     })
@@ -49,8 +49,44 @@ pub(super) fn unary(f: impl Fn(Primitive) -> Primitive + Send + Sync + 'static) 
 /// Boxes a function on a float tensor that the CPU computes by vectors.
 pub(super) fn vectorized(function: Function, otherwise: fn(Primitive) -> Primitive) -> Result<BoxOp, OpError> {
     one(move |context, mut inputs| {
-        Ok(Value::float(vector::apply(function, inputs.take(0)?.into_float(context)?, context, otherwise)?))
+        let x = inputs.take(0)?.into_float(context)?;
+        if x.dtype() == BurnType::F16 {
+            return Ok(Value::float(in_single(x, otherwise)));
+        }
+        Ok(Value::float(vector::apply(function, x, context, otherwise)?))
     })
+}
+
+/// Boxes a function that 16 bits are too few to compute in.
+pub(super) fn precise(f: impl Fn(Primitive) -> Primitive + Send + Sync + 'static) -> Result<BoxOp, OpError> {
+    precise_with(move |x, _| f(x))
+}
+
+/// Boxes a function that 16 bits are too few to compute in, and which depends on the device.
+pub(super) fn precise_with(
+    f: impl Fn(Primitive, &Context) -> Primitive + Send + Sync + 'static,
+) -> Result<BoxOp, OpError> {
+    one(move |context, mut inputs| {
+        let x = inputs.take(0)?.into_float(context)?;
+        Ok(Value::float(in_single(x, |x| f(x, context))))
+    })
+}
+
+/// `f`, of halves computed in 32 bits and rounded once, as onnxruntime does it.
+pub(super) fn in_single(x: Primitive, f: impl FnOnce(Primitive) -> Primitive) -> Primitive {
+    if x.dtype() != BurnType::F16 {
+        return f(x);
+    }
+    B::float_cast(f(B::float_cast(x, FloatDType::F32)), FloatDType::F16)
+}
+
+/// A shader's arc tangent of NaN may be a number.
+fn arc_tangent(x: Primitive, context: &Context) -> Primitive {
+    if !context.is_gpu() {
+        return B::float_atan(x);
+    }
+    let nan = B::float_is_nan(x.clone(), context.bool);
+    B::float_mask_where(B::float_atan(x.clone()), nan, x)
 }
 
 /// Boxes a function on a float or an integer tensor.
@@ -71,9 +107,9 @@ pub(super) fn times(x: Primitive, value: f64) -> Primitive {
 
 /// Bounds are attributes before opset 11 and inputs from then on.
 fn clip(node: &Node, opset: i64) -> Result<BoxOp, OpError> {
-    let has = |name: &str| opset < 11 && node.attributes.contains_key(name);
-    let attribute = |name: &str| has(name).then(|| f64::from(node.float(name, 0.0)));
-    let (low, high) = (attribute("min"), attribute("max"));
+    // The bounds that an older node does not name are the largest singles: infinities become finite.
+    let attribute = |name: &str, default: f32| (opset < 11).then(|| f64::from(node.float(name, default)));
+    let (low, high) = (attribute("min", f32::MIN), attribute("max", f32::MAX));
     one(move |context, mut inputs| {
         let x = inputs.take(0)?;
         let (low_input, high_input) = (inputs.optional(1), inputs.optional(2));
