@@ -69,7 +69,10 @@ fn inputs(signature: &Signature, batch: usize, length: usize) -> Result<Vec<Name
             _ if index == 0 => batch,
             _ => length,
         };
-        let shape: Vec<usize> = port.shape.iter().enumerate().map(size).collect();
+        let Some(dims) = &port.shape else {
+            bail!("input {:?} may have any number of dimensions; it cannot be drawn", port.name)
+        };
+        let shape: Vec<usize> = dims.iter().enumerate().map(size).collect();
         Ok(NamedTensor::new(port.name.clone(), drawn(port, &shape, &mut rng)?))
     };
     signature.inputs.iter().map(&mut input).collect()
