@@ -40,14 +40,14 @@ fn target(node: &Node) -> Result<DType, OpError> {
     to.ok_or_else(|| OpError::new(format!("a cast to ONNX type {code} is not supported")))
 }
 
-/// The value in another type. Towards floats it stays on the device, where gradients pass from float to float; towards
-/// integers it is exact, which a device's own integers are not.
+/// The value in another type. Towards floats that the device has it stays there, where gradients pass from float to float;
+/// towards integers it is exact, which a device's own integers are not.
 pub(super) fn converted(x: Value, to: DType, context: &Context) -> Result<Value, OpError> {
     let from = x.dtype();
     if from == to {
         return Ok(x);
     }
-    if x.is_host() || !to.is_float() {
+    if x.is_host() || !to.is_float() || !context.has(to) {
         return converted_on_host(&host_elements(x)?, to);
     }
     let float = float_type(to);
