@@ -1,5 +1,6 @@
 //! The real programs, end to end. One module a promise.
 
+mod bundles;
 mod conformance;
 #[cfg(unix)]
 mod daemons;

@@ -1,4 +1,6 @@
-//! `hedge zoo`: trains and exports the bundled tasks' models.
+//! `hedge zoo`: trains the bundled tasks' models, and exports them as bundles.
+
+mod export;
 
 use std::path::PathBuf;
 
@@ -14,6 +16,8 @@ use crate::output::say;
 pub(crate) enum Zoo {
     /// Trains a bundled task's edge and cloud models and exports them as ONNX.
     Train(Train),
+    /// Writes a bundled model as a bundle: labels, comparison, golden vectors and licence with it.
+    Export(export::Export),
 }
 
 /// `hedge zoo train`.
@@ -38,9 +42,11 @@ enum Task {
 }
 
 pub(crate) fn run(zoo: Zoo) -> Result<()> {
-    let Zoo::Train(train) = zoo;
-    match train.task {
-        Task::Digits => train_digits(&train),
+    match zoo {
+        Zoo::Train(train) => match train.task {
+            Task::Digits => train_digits(&train),
+        },
+        Zoo::Export(export) => export::run(&export),
     }
 }
 

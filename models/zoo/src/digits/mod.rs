@@ -31,6 +31,11 @@ pub fn cloud_onnx() -> &'static [u8] {
     include_bytes!("../../digits/cloud.onnx")
 }
 
+/// Where the images come from and under which licence.
+pub fn attribution() -> &'static str {
+    include_str!("../../data/ATTRIBUTION.md")
+}
+
 /// What is known of the two.
 pub fn manifest() -> Manifest {
     serde_json::from_str(include_str!("../../digits/manifest.json")).expect("the committed manifest is whole")
