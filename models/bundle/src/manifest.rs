@@ -262,12 +262,17 @@ impl Manifest {
         let mut fed = BTreeSet::new();
         for input in &self.inputs {
             for name in input.feeds() {
-                if graph.input(name).is_none() {
+                let fail = |why| Err(wrong("inputs", &input.name, why));
+                let Some(value) = graph.input(name) else {
                     let has = names(graph.inputs.iter().map(|input| input.name.as_str()));
-                    return Err(wrong("inputs", &input.name, format!("the model has no input {name:?}; it has {has}")));
-                }
+                    return fail(format!("the model has no input {name:?}; it has {has}"));
+                };
                 if !fed.insert(name) {
-                    return Err(wrong("inputs", &input.name, format!("the model's input {name:?} is given twice")));
+                    return fail(format!("the model's input {name:?} is given twice"));
+                }
+                let made = input.transform.as_ref().map(Transform::dtype);
+                if let Some((made, takes)) = made.zip(value.dtype).filter(|(made, takes)| made != takes) {
+                    return fail(format!("its transform makes {made}, but the model's input {name:?} is {takes}"));
                 }
             }
         }

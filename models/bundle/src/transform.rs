@@ -364,6 +364,15 @@ impl Transform {
         }
     }
 
+    /// The element type of what it makes.
+    pub fn dtype(&self) -> DType {
+        match self {
+            Transform::Image(image) => image.dtype,
+            Transform::Text(text) => text.dtype,
+            Transform::Audio(_) => DType::F32,
+        }
+    }
+
     /// The files of the bundle that it needs.
     pub fn assets(&self) -> Option<&FileName> {
         match self {

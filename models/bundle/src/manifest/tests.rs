@@ -122,3 +122,12 @@ fn each_input_of_the_model_is_given_exactly_once() {
     twice.inputs.push(Input { name: "text".into(), transform: Some(text), ..Input::default() });
     assert!(twice.check_against(&graph).unwrap_err().to_string().contains("given twice"));
 }
+
+#[test]
+fn a_transform_makes_what_the_model_takes() {
+    let mut manifest = manifest();
+    let transform = r#"{"kind": "image", "dtype": "FP16"}"#;
+    manifest.inputs[0].transform = Some(serde_json::from_str(transform).unwrap());
+    let error = manifest.check_against(&crate::tests::graph()).unwrap_err().to_string();
+    assert!(error.contains("its transform makes FP16, but the model's input \"x\" is FP32"), "{error}");
+}
