@@ -74,7 +74,7 @@ fn rearranged(x: Value, split: &[usize], order: &[usize], out: &[usize], context
         let split = B::float_reshape(x.into_float(context)?, split.to_vec().into());
         return Ok(Value::float(B::float_reshape(B::float_permute(split, order), out.to_vec().into())));
     }
-    let x = x.into_host().map_err(OpError::new)?;
+    let x = x.into_host()?;
     Ok(Value::host(with_elements!(x.dtype(), T => permuted::<T>(&x, split, order, out))?))
 }
 
@@ -118,7 +118,7 @@ fn centred(x: Value, out: &[usize], context: &Context) -> Result<Value, OpError>
         return Ok(empty);
     }
     if !x.is_float() || shape.contains(&0) {
-        let x = x.into_host().map_err(OpError::new)?;
+        let x = x.into_host()?;
         return Ok(Value::host(with_elements!(x.dtype(), T => copied::<T>(&x, out))?));
     }
     let sizes = || shape.iter().zip(out);

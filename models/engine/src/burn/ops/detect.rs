@@ -75,7 +75,7 @@ fn limits(inputs: &[Option<Tensor>]) -> Result<Limits, OpError> {
 }
 
 fn floats(tensor: &Tensor) -> Result<Vec<f32>, OpError> {
-    Value::host(tensor.clone()).to_floats()
+    super::precision::floats(tensor)
 }
 
 /// `[y, x, y, x]` of two opposite corners in any order, or `[x, y, width, height]` around the centre.

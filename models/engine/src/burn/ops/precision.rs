@@ -26,6 +26,14 @@ pub(super) fn cast(tensor: Primitive, dtype: DType) -> Primitive {
     if tensor.dtype() == BurnType::from(to) { tensor } else { B::float_cast(tensor, to) }
 }
 
+/// The elements of a float tensor on the host, for operators that need them to know their output's shape.
+pub(super) fn floats(tensor: &hedge_tensor::Tensor) -> Result<Vec<f32>, OpError> {
+    let values = tensor.to_doubles();
+    let values =
+        values.ok_or_else(|| OpError::new(format!("floats are needed, but this one is {}", tensor.dtype())))?;
+    Ok(values.into_iter().map(|value| value as f32).collect())
+}
+
 /// Numbers made on the host, on the device in the type of `like`.
 pub(super) fn numbers(values: &[f64], shape: &[usize], like: &Primitive, context: &Context) -> Primitive {
     let shape = shape.to_vec();

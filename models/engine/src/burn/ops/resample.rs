@@ -8,7 +8,7 @@ use hedge_tensor::{Tensor, element_count};
 
 use super::host::{strides, with_elements};
 use super::number::{Number, tensor};
-use super::precision::{empty, narrowed, numbers, widened};
+use super::precision::{empty, floats, narrowed, numbers, widened};
 use super::taps::{Filter, Place, Resizing, Taps};
 use super::{BoxOp, Builder, OpError, axis_of, one, size_of};
 use crate::burn::{B, Context, Primitive, Value};
@@ -38,11 +38,11 @@ fn resize(node: &Node, opset: i64) -> Result<BoxOp, OpError> {
             Some(axes) => axes.iter().map(|&axis| axis_of(axis, shape.len())).collect::<Result<Vec<_>, _>>()?,
             None => (0..shape.len()).collect(),
         };
-        let mut floats = |index: usize| -> Result<Option<Vec<f32>>, OpError> {
-            let values = inputs.optional(index).map(|value| value.to_floats()).transpose()?;
+        let mut given = |index: usize| -> Result<Option<Vec<f32>>, OpError> {
+            let values = inputs.optional(index).map(|value| floats(&value.into_host()?)).transpose()?;
             Ok(values.filter(|values| !values.is_empty()))
         };
-        let (region, scales) = if opset < 11 { (None, floats(1)?) } else { (floats(1)?, floats(2)?) };
+        let (region, scales) = if opset < 11 { (None, given(1)?) } else { (given(1)?, given(2)?) };
         let sizes = inputs.optional(3).map(|sizes| sizes.to_ints()).transpose()?;
         let places = match (scales, sizes.filter(|sizes| !sizes.is_empty())) {
             (Some(scales), None) => resizing.by_scales(&shape, &axes, &scales)?,
@@ -64,7 +64,7 @@ fn upsample(node: &Node, _: i64) -> Result<BoxOp, OpError> {
         let x = inputs.take(0)?;
         let scales = match (&attribute, inputs.optional(1)) {
             (Some(scales), None) => scales.clone(),
-            (_, Some(scales)) => scales.to_floats()?,
+            (_, Some(scales)) => floats(&scales.into_host()?)?,
             (None, None) => return Err(OpError::new("its scales are missing")),
         };
         let shape = x.shape();
@@ -103,7 +103,7 @@ fn resampled(x: Value, resizing: &Resizing, places: &[Place], context: &Context)
     let taps = changed.iter().map(|&axis| Ok((axis, resizing.taps(&places[axis])?)));
     let taps = taps.collect::<Result<Vec<_>, OpError>>()?;
     if !dtype.is_float() {
-        let x = x.into_host().map_err(OpError::new)?;
+        let x = x.into_host()?;
         return Ok(Value::host(with_elements!(dtype, T => on_host::<T>(&x, &taps))?));
     }
     let y = taps.iter().try_fold(widened(x, context)?, |x, (axis, taps)| along(x, *axis, taps, context))?;
