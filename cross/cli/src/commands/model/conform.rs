@@ -44,6 +44,13 @@ pub(crate) struct Conform {
     json: Option<String>,
 }
 
+/// One case, what came of it and which of its nodes the GPU left to the CPU.
+struct Examined {
+    case: String,
+    outcome: Outcome,
+    on_cpu: Vec<String>,
+}
+
 /// What came of one case.
 enum Outcome {
     Passed,
@@ -61,19 +68,21 @@ pub(crate) fn run(args: &Conform) -> Result<()> {
     let device = Device::candidates(args.device).into_iter().next().context("there is no such device here")?;
     let tolerances = Tolerances::read(&args.folder)?;
     let bar = ProgressBar::new(cases.len() as u64);
-    let outcomes: Vec<(String, Outcome)> = cases
+    let examined: Vec<Examined> = cases
         .into_iter()
         .map(|case| {
             bar.inc(1);
-            let outcome = examine(&args.folder.join(&case), &device, tolerances.of(&case));
-            (case, outcome.unwrap_or_else(|error| Outcome::Failed(format!("{error:#}"))))
+            let mut on_cpu = Vec::new();
+            let outcome = examine(&args.folder.join(&case), &device, tolerances.of(&case), &mut on_cpu);
+            let outcome = outcome.unwrap_or_else(|error| Outcome::Failed(format!("{error:#}")));
+            Examined { case, outcome, on_cpu }
         })
         .collect();
     bar.finish_and_clear();
-    report(args, &device, &outcomes)
+    report(args, &device, &examined)
 }
 
-fn examine(folder: &Path, device: &Device, tolerance: Tolerance) -> Result<Outcome> {
+fn examine(folder: &Path, device: &Device, tolerance: Tolerance, on_cpu: &mut Vec<String>) -> Result<Outcome> {
     let graph = read_graph(&folder.join("model.onnx"))?;
     let missing = hedge_engine::check(&graph).missing();
     if !missing.is_empty() {
@@ -84,6 +93,7 @@ fn examine(folder: &Path, device: &Device, tolerance: Tolerance) -> Result<Outco
         let inputs = read_tensors(&data, "input")?;
         let expected = read_tensors(&data, "output")?;
         let outputs = model.run_arranged(&by_signature(&graph, &model, &inputs)?)?;
+        *on_cpu = model.on_cpu();
         for (output, expected) in outputs.iter().zip(&expected) {
             if let Some(why) = tolerance.difference(&output.tensor, expected) {
                 return Ok(Outcome::Failed(format!("output {:?}: {why}", output.name)));
@@ -200,12 +210,12 @@ impl Tolerance {
     }
 }
 
-fn report(args: &Conform, device: &Device, outcomes: &[(String, Outcome)]) -> Result<()> {
+fn report(args: &Conform, device: &Device, examined: &[Examined]) -> Result<()> {
     let json = args.json.as_deref();
     let mut failed = Vec::new();
     let mut unsupported = Vec::new();
     let mut rows = table(&["case", "why it did not pass"]);
-    for (case, outcome) in outcomes {
+    for Examined { case, outcome, .. } in examined {
         let why = match outcome {
             Outcome::Passed => continue,
             Outcome::Failed(why) => {
@@ -221,7 +231,7 @@ fn report(args: &Conform, device: &Device, outcomes: &[(String, Outcome)]) -> Re
             rows.add_row([case.as_str(), why.as_str()]);
         }
     }
-    let total = outcomes.len();
+    let total = examined.len();
     let passed = total - failed.len() - unsupported.len();
     if passed < total {
         say(json, rows);
@@ -230,12 +240,21 @@ fn report(args: &Conform, device: &Device, outcomes: &[(String, Outcome)]) -> Re
     let summary =
         format!("{passed} of {total} pass on {}; {failures} fail, {unknown} need other operators", device.label());
     say(json, &summary);
+    let on_cpu: Vec<&Examined> = examined.iter().filter(|examined| !examined.on_cpu.is_empty()).collect();
+    if !on_cpu.is_empty() {
+        say(json, on_cpu_table(&on_cpu));
+        say(
+            json,
+            format_args!("{} cases ran nodes on the CPU that the GPU lacks the type or the operator of", on_cpu.len()),
+        );
+    }
     if let Some(target) = json {
         let value = json!({
             "total": total,
             "passed": passed,
             "failed": failed,
             "unsupported": unsupported,
+            "on_cpu": on_cpu.iter().map(|each| json!({"case": each.case, "nodes": each.on_cpu})).collect::<Vec<_>>(),
             "device": device.label(),
             "executor": "burn",
         });
@@ -245,6 +264,18 @@ fn report(args: &Conform, device: &Device, outcomes: &[(String, Outcome)]) -> Re
         return Ok(());
     }
     Err(with_hint(summary, "`--json FILE` lists every case that did not pass, and why"))
+}
+
+/// The operators that each case ran on the CPU; the nodes are in the JSON.
+fn on_cpu_table(examined: &[&Examined]) -> comfy_table::Table {
+    let mut rows = table(&["case", "nodes that ran on the CPU"]);
+    for each in examined.iter().take(SHOWN) {
+        rows.add_row([each.case.clone(), each.on_cpu.join(", ")]);
+    }
+    if examined.len() > SHOWN {
+        rows.add_row(["...".to_owned(), format!("and {} cases more", examined.len() - SHOWN)]);
+    }
+    rows
 }
 
 #[cfg(test)]
