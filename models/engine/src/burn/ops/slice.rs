@@ -17,6 +17,9 @@ pub(super) fn builder(op: &str) -> Option<Builder> {
     }
 }
 
+/// Ends by which models say that they do not know where a dimension ends.
+const NO_END: [i64; 2] = [i32::MAX as i64, i64::MAX];
+
 /// What is taken of one dimension: `count` elements from `first` on, `step` apart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Span {
@@ -33,7 +36,8 @@ impl Span {
     }
 
     /// `start:end:step` of a dimension: bounds count from the end where they are negative and may lie outside. As ONNX has
-    /// it, a reversed slice that starts in front of the first element takes that one, where numpy takes none.
+    /// it, a reversed slice that starts in front of the first element takes that one, where numpy takes none. As
+    /// onnxruntime has it, the largest integers mean "as far as it goes" in reversed slices, too.
     fn resolve(size: usize, start: i64, end: i64, step: i64) -> Result<Self, OpError> {
         let size = size as i64;
         let counted = |bound: i64| if bound < 0 { bound.saturating_add(size) } else { bound };
@@ -45,7 +49,8 @@ impl Span {
             }
             _ => {
                 let last = (size - 1).max(0);
-                let (first, end) = (counted(start).clamp(0, last), counted(end).clamp(-1, last));
+                let end = if NO_END.contains(&end) { -1 } else { counted(end).clamp(-1, last) };
+                let first = counted(start).clamp(0, last);
                 (first, (first - end).max(0).unsigned_abs().div_ceil(step.unsigned_abs()))
             }
         };
@@ -183,6 +188,7 @@ mod tests {
         assert_eq!(indices(5, 3, 1, 1), [] as [usize; 0]);
         assert_eq!(indices(0, 0, i64::MIN, -1), [] as [usize; 0]);
         assert_eq!(indices(5, -100, i64::MIN, -1), [0]);
+        assert_eq!(indices(5, -1, i64::MAX, -2), [4, 2, 0]);
     }
 
     #[test]
