@@ -117,6 +117,29 @@ fn a_size_beyond_all_memory_is_an_error_and_not_the_end_of_the_process() {
 }
 
 #[test]
+fn dimensions_of_any_size_are_harmless_where_there_are_no_elements() {
+    let many = 1usize << 40;
+    let empty = Tensor::zeros(DType::F32, vec![0, many, 2]).unwrap();
+    let turned = on_inputs("Transpose", std::slice::from_ref(&empty), &[], 1).unwrap();
+    assert_eq!(turned[0].shape(), [2, many, 0]);
+    let padded = on_inputs("Pad", &[empty.clone(), ints(&[0, 1, 0, 0, 0, 0])], &[], 1).unwrap();
+    assert_eq!(padded[0].shape(), [0, many + 1, 2]);
+    for (op, more, outputs) in [
+        ("Trilu", vec![], 1),
+        ("ReverseSequence", vec![Tensor::zeros(DType::I64, vec![many, 0]).unwrap()], 1),
+        ("CumSum", vec![Tensor::scalar(1i64)], 1),
+        ("Unique", vec![], 4),
+        ("TopK", vec![ints(&[1])], 2),
+        ("NonZero", vec![], 1),
+        ("GatherND", vec![Tensor::zeros(DType::I64, vec![many, 0]).unwrap()], 1),
+    ] {
+        let inputs: Vec<Tensor> = std::iter::once(empty.clone()).chain(more).collect();
+        // An answer or an error: what matters is that there is one, at once.
+        let _ = on_inputs(op, &inputs, &[("axis", Attribute::Int(0))], outputs);
+    }
+}
+
+#[test]
 fn the_largest_are_ordered_by_value_and_then_by_place_and_nan_is_above_all_numbers() {
     let x = floats(&[6], &[2., f32::NAN, 7., 2., 7., f32::NEG_INFINITY]);
     let top = |largest: i64| {

@@ -111,7 +111,7 @@ fn eye_like(node: &Node, _: i64) -> Result<BoxOp, OpError> {
         let dtype = asked.unwrap_or(x.dtype());
         let one = with_elements!(dtype, T => Tensor::scalar(T::ONE).into_bytes());
         let mut bytes = zeros(dtype, &[rows, columns])?.into_bytes().to_vec();
-        for row in 0..rows {
+        for row in 0..if bytes.is_empty() { 0 } else { rows } {
             let column = usize::try_from(row as i128 + diagonal).ok().filter(|&column| column < columns);
             if let Some(column) = column {
                 let at = (row * columns + column) * one.len();
@@ -140,6 +140,9 @@ fn trilu(node: &Node, _: i64) -> Result<BoxOp, OpError> {
         let [.., rows, columns] = shape[..] else {
             return Err(OpError::new(format!("matrices are needed, but it has {shape:?}")));
         };
+        if shape.contains(&0) {
+            return Ok(x);
+        }
         let dropped = dropped(rows, columns, i128::from(diagonal), upper);
         if x.is_host() || moves_on_host(&x, context) {
             return cleared(&hosted(x)?, &dropped);

@@ -8,6 +8,7 @@ use burn_backend::{IntDType, TensorData};
 use hedge_graph::Node;
 
 use super::host::{self, for_each_index, hosted, room, zeros};
+use super::layout::counted_size;
 use super::movement::{NO_FILL, moved, moves_on_host, reaching, untouched};
 use super::slice::{Span, narrowed, sliced};
 use super::{BoxOp, Builder, OpError, axis_of, by_kind, one, reshaped};
@@ -170,7 +171,7 @@ fn gather_nd(node: &Node, _: i64) -> Result<BoxOp, OpError> {
 pub(super) fn as_rows(x: Value, leading: usize, context: &Context) -> Result<Value, OpError> {
     let shape = x.shape();
     let (rows, columns) = shape.split_at(leading);
-    reshaped(x, &[rows.iter().product(), columns.iter().product()], context)
+    reshaped(x, &[counted_size(rows)?, counted_size(columns)?], context)
 }
 
 /// The row that each tuple of an index tensor means (its last dimension is the tuple), in a tensor of `shape` whose rows
@@ -183,7 +184,7 @@ pub(super) fn tuple_rows(
 ) -> Result<Vec<usize>, OpError> {
     let wrong = || OpError::new(format!("indices of {indices:?} do not fit {shape:?} with {batch} batch dimensions"));
     let (&depth, prefix) = indices.split_last().ok_or_else(wrong)?;
-    let fits = prefix.len() >= batch && batch + depth <= shape.len() && prefix[..batch] == shape[..batch];
+    let fits = depth > 0 && prefix.len() >= batch && batch + depth <= shape.len() && prefix[..batch] == shape[..batch];
     if !fits {
         return Err(wrong());
     }
@@ -248,6 +249,9 @@ fn reverse_sequence(node: &Node, _: i64) -> Result<BoxOp, OpError> {
         let (batches, steps) = if batch_first { (outer, inner) } else { (inner, outer) };
         if lengths.len() != batches || lengths.iter().any(|&length| length < 0 || length > steps as i64) {
             return Err(OpError::new(format!("lengths {lengths:?} do not fit {batches} sequences of {steps}")));
+        }
+        if shape.contains(&0) {
+            return Ok(x);
         }
         let row = |row: usize| {
             let (first, second) = (row / inner, row % inner);

@@ -73,8 +73,13 @@ fn flatten(node: &Node, _: i64) -> Result<BoxOp, OpError> {
         let shape = x.shape();
         // Flatten's axis may be one past the last dimension.
         let axis = if axis == shape.len() as i64 { shape.len() } else { axis_of(axis, shape.len())? };
-        reshaped(x, &[shape[..axis].iter().product(), shape[axis..].iter().product()], context)
+        reshaped(x, &[counted_size(&shape[..axis])?, counted_size(&shape[axis..])?], context)
     })
+}
+
+/// The elements of some dimensions, which are not bounded where another one is 0.
+pub(super) fn counted_size(shape: &[usize]) -> Result<usize, OpError> {
+    hedge_tensor::element_count(shape).ok_or_else(|| OpError::new(format!("dimensions {shape:?} are too large")))
 }
 
 fn transpose(node: &Node, _: i64) -> Result<BoxOp, OpError> {
@@ -99,6 +104,12 @@ fn transpose(node: &Node, _: i64) -> Result<BoxOp, OpError> {
 pub(super) fn permuted(x: Value, axes: &[usize], context: &Context) -> Result<Value, OpError> {
     if axes.iter().copied().eq(0..axes.len()) {
         return Ok(x);
+    }
+    let shape = x.shape();
+    if shape.contains(&0) {
+        // Without elements, the other dimensions may be of any size: no table of them is made.
+        let turned: Vec<usize> = axes.iter().map(|&axis| shape[axis]).collect();
+        return Ok(Value::host(zeros(x.dtype(), &turned)?));
     }
     if moves_on_host(&x, context) {
         let x = hosted(x)?;
@@ -179,7 +190,7 @@ pub(super) fn concatenated(values: Vec<Value>, axis: i64, context: &Context) -> 
     }
     // Burn's kernels do not all take empty tensors; they add nothing.
     let mut values: Vec<Value> = values.into_iter().filter(|value| value.shape()[axis] > 0).collect();
-    shape[axis] = values.iter().map(|value| value.shape()[axis]).sum();
+    shape[axis] = values.iter().map(|value| value.shape()[axis]).fold(0, usize::saturating_add);
     if room(dtype, &shape)? == 0 {
         return Ok(Value::host(zeros(dtype, &shape)?));
     }

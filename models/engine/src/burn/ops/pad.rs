@@ -5,7 +5,7 @@ use burn_backend::{Scalar, Shape, Slice, TensorMetadata};
 use hedge_graph::Node;
 use hedge_tensor::{DType, Tensor};
 
-use super::host::{self, hosted, room};
+use super::host::{self, hosted, room, zeros};
 use super::index::picked;
 use super::movement::{Reach, moved, moves_on_host};
 use super::number::Number;
@@ -83,7 +83,10 @@ fn pad(node: &Node, opset: i64) -> Result<BoxOp, OpError> {
         let fill = fill.as_ref().unwrap_or(&value);
         let axes = chosen_axes(&mut inputs, x.rank())?;
         let (x, ends) = cropped(x, &pads, &axes, context)?;
-        check_ends(&x, &ends, mode)?;
+        let padded = padded_shape(&x, &ends, mode)?;
+        if padded.contains(&0) {
+            return Ok(Value::host(zeros(x.dtype(), &padded)?));
+        }
         if ends.iter().all(|&(before, after)| before == 0 && after == 0) {
             return Ok(x);
         }
@@ -131,7 +134,7 @@ fn cropped(x: Value, pads: &[i64], axes: &[usize], context: &Context) -> Result<
     Ok((sliced(x, &spans, context)?, ends))
 }
 
-fn check_ends(x: &Value, ends: &Ends, mode: Mode) -> Result<(), OpError> {
+fn padded_shape(x: &Value, ends: &Ends, mode: Mode) -> Result<Vec<usize>, OpError> {
     let shape = x.shape();
     let padded = shape.iter().zip(ends).map(|(&size, &(before, after))| {
         if size == 0 && mode != Mode::Constant && (before > 0 || after > 0) {
@@ -140,8 +143,9 @@ fn check_ends(x: &Value, ends: &Ends, mode: Mode) -> Result<(), OpError> {
         let padded = size.checked_add(before).and_then(|sum| sum.checked_add(after));
         padded.ok_or_else(|| OpError::new(format!("pads {before} and {after} are too large")))
     });
-    room(x.dtype(), &padded.collect::<Result<Vec<_>, _>>()?)?;
-    Ok(())
+    let padded = padded.collect::<Result<Vec<_>, _>>()?;
+    room(x.dtype(), &padded)?;
+    Ok(padded)
 }
 
 fn sources(size: usize, (before, after): (usize, usize), mode: Mode) -> impl Iterator<Item = Option<usize>> {

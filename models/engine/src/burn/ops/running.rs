@@ -76,10 +76,13 @@ fn running(node: &Node, kind: Kind) -> Result<BoxOp, OpError> {
 }
 
 fn on_host(x: &Tensor, axis: usize, way: Way) -> Result<Tensor, OpError> {
+    if x.is_empty() {
+        return Ok(x.clone());
+    }
     let (size, inner) = (x.shape()[axis], x.shape()[axis + 1..].iter().product::<usize>());
     with_elements!(x.dtype(), T => {
         let mut values = elements::<T>(x)?;
-        for block in values.chunks_exact_mut((size * inner).max(1)) {
+        for block in values.chunks_exact_mut(size * inner) {
             for lane in 0..inner {
                 let mut sum: T = way.kind.start();
                 for step in 0..size {

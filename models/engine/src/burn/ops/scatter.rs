@@ -80,6 +80,9 @@ fn scatter_elements(node: &Node, reduction: Reduction) -> Result<BoxOp, OpError>
         check_updates(&x, &updates, &index_shape)?;
         let along = indices.to_ints()?.into_iter().map(|index| counted(index, shape[axis]));
         let places = element_places(&shape, &index_shape, axis, &along.collect::<Result<Vec<_>, _>>()?)?;
+        if updates.shape().contains(&0) {
+            return Ok(x);
+        }
         let x = as_rows(x, shape.len(), context)?;
         let updates = as_rows(updates, index_shape.len(), context)?;
         reshaped(put(x, updates, &places, reduction, context)?, &shape, context)
@@ -95,6 +98,9 @@ fn scatter_nd(node: &Node, _: i64) -> Result<BoxOp, OpError> {
         let (prefix, depth) = (&index_shape[..index_shape.len() - 1], index_shape[index_shape.len() - 1]);
         let wanted: Vec<usize> = prefix.iter().chain(&shape[depth..]).copied().collect();
         check_updates(&x, &updates, &wanted)?;
+        if updates.shape().contains(&0) {
+            return Ok(x);
+        }
         let x = as_rows(x, depth, context)?;
         let updates = as_rows(updates, prefix.len(), context)?;
         reshaped(put(x, updates, &rows, reduction, context)?, &shape, context)
@@ -139,6 +145,9 @@ fn tensor_scatter(node: &Node, _: i64) -> Result<BoxOp, OpError> {
         };
         let rows = (0..lanes).flat_map(|lane| (0..steps).map(move |step| (lane, step)));
         let rows = rows.map(|(lane, step)| row(lane, step)).collect::<Result<Vec<_>, _>>()?;
+        if update_shape.contains(&0) {
+            return Ok(cache);
+        }
         let (table, update) = (as_rows(cache, axis + 1, context)?, as_rows(update, axis + 1, context)?);
         reshaped(put(table, update, &rows, Reduction::None, context)?, &shape, context)
     })
@@ -152,11 +161,8 @@ fn check_updates(x: &Value, updates: &Value, wanted: &[usize]) -> Result<(), OpE
     Err(OpError::new(format!("its updates are {given} {shape:?}, but must be {dtype} {wanted:?}")))
 }
 
-/// `updates`, a row each, put into the rows of `x` that `rows` names.
+/// `updates`, a row each and at least one, put into the rows of `x` that `rows` names.
 fn put(x: Value, updates: Value, rows: &[usize], reduction: Reduction, context: &Context) -> Result<Value, OpError> {
-    if rows.is_empty() || updates.shape().contains(&0) {
-        return Ok(x);
-    }
     if reduction == Reduction::None {
         return replaced(x, updates, rows, context);
     }

@@ -5,7 +5,7 @@ use std::cmp::Ordering;
 use hedge_graph::Node;
 use hedge_tensor::{DType, Tensor};
 
-use super::host::{buffer, elements, integers, need, room, single, strides, tensor_of, with_elements};
+use super::host::{buffer, elements, integers, need, room, single, strides, tensor_of, with_elements, zeros};
 use super::movement::{NO_FILL, moved, reaching, untouched, whole};
 use super::number::Number;
 use super::{BoxOp, Builder, OpError, axis_of, on_host, size_of};
@@ -80,14 +80,12 @@ fn unique(node: &Node, _: i64) -> Result<BoxOp, OpError> {
             None => (x.clone().reshaped(vec![x.len()])?, 0),
         };
         let groups = with_elements!(x.dtype(), T => Groups::of::<T>(&x, axis, sorted))?;
-        let mut axes = untouched(x.shape());
-        axes[axis] = reaching(groups.first.iter().copied(), strides(x.shape())[axis]);
         let list = |values: &[usize]| {
             let values: Vec<i64> = values.iter().map(|&value| value as i64).collect();
             Tensor::from_slice(&[values.len()], &values)
         };
         let (first, inverse, counts) = (list(&groups.first)?, list(&groups.inverse)?, list(&groups.counts)?);
-        Ok(vec![moved(&x, &axes, NO_FILL)?, first, inverse, counts])
+        Ok(vec![chosen(&x, axis, &groups.first)?, first, inverse, counts])
     })
 }
 
@@ -103,7 +101,7 @@ struct Groups {
 
 impl Groups {
     fn of<T: Number>(x: &Tensor, axis: usize, sorted: bool) -> Result<Self, OpError> {
-        let count = x.shape()[axis];
+        let count = room(DType::I64, &[x.shape()[axis]])?;
         let rows = rows::<T>(x, axis)?;
         let width = rows.len() / count.max(1);
         let row = |index: usize| &rows[index * width..(index + 1) * width];
@@ -129,8 +127,23 @@ impl Groups {
     }
 }
 
+/// These slices along `axis`.
+fn chosen(x: &Tensor, axis: usize, slices: &[usize]) -> Result<Tensor, OpError> {
+    if x.is_empty() {
+        let mut shape = x.shape().to_vec();
+        shape[axis] = slices.len();
+        return zeros(x.dtype(), &shape);
+    }
+    let mut axes = untouched(x.shape());
+    axes[axis] = reaching(slices.iter().copied(), strides(x.shape())[axis]);
+    moved(x, &axes, NO_FILL)
+}
+
 /// The slices along `axis`, one after the other.
 fn rows<T: Number>(x: &Tensor, axis: usize) -> Result<Vec<T>, OpError> {
+    if x.is_empty() {
+        return Ok(Vec::new());
+    }
     let strides = strides(x.shape());
     let others = (0..strides.len()).filter(|&other| other != axis);
     let axes: Vec<_> = std::iter::once(axis).chain(others).map(|axis| whole(x.shape()[axis], strides[axis])).collect();
