@@ -43,12 +43,11 @@ pub struct GoldenCase {
 #[derive(Debug, Error)]
 pub enum BundleError {
     /// The system did not give or take a file.
-    #[error("{}: {source}", path.display())]
+    #[error("{} cannot be read or written", path.display())]
     Io {
         /// Which.
         path: PathBuf,
         /// What it said.
-        #[source]
         source: io::Error,
     },
     /// A link where a file must be.

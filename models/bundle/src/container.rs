@@ -77,7 +77,7 @@ pub enum ContainerError {
     #[error(transparent)]
     Manifest(#[from] ManifestError),
     /// It cannot be read.
-    #[error("it cannot be read: {0}")]
+    #[error(transparent)]
     Io(#[from] io::Error),
 }
 

@@ -59,8 +59,13 @@ fn in_folder() -> (TempDir, std::path::PathBuf) {
     (outer, folder)
 }
 
-fn message(outcome: Result<Bundle, BundleError>) -> String {
-    outcome.unwrap_err().to_string()
+/// All that is said, causes included.
+fn message<T: std::fmt::Debug>(outcome: Result<T, BundleError>) -> String {
+    let error = outcome.unwrap_err();
+    match std::error::Error::source(&error) {
+        Some(cause) => format!("{error}: {cause}"),
+        None => error.to_string(),
+    }
 }
 
 #[test]
@@ -309,7 +314,7 @@ fn tensors_that_share_bytes_are_read_once_and_going_back_is_proven_too() {
 #[test]
 fn an_existing_folder_is_never_overwritten_and_an_existing_file_is_replaced() {
     let (outer, folder) = in_folder();
-    let error = draft().write(&folder).unwrap_err().to_string();
+    let error = message(draft().write(&folder));
     assert!(error.contains("there already"), "{error}");
     let file = outer.path().join("line.hedge");
     fs::write(&file, b"old").unwrap();

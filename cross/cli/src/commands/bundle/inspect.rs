@@ -39,7 +39,6 @@ fn summary(bundle: &Bundle) -> comfy_table::Table {
     let or_none = |text: &str| if text.is_empty() { "none stated".to_owned() } else { text.to_owned() };
     let comparison =
         manifest.comparison.as_ref().map_or("none: nothing can be certified".to_owned(), ToString::to_string);
-    let golden = if bundle.golden.is_empty() { "none".to_owned() } else { format!("{} cases", bundle.golden.len()) };
     let model = format!(
         "opset {}, {} nodes, {} parameters",
         bundle.graph.opset,
@@ -54,7 +53,7 @@ fn summary(bundle: &Bundle) -> comfy_table::Table {
         ("model", model),
         ("comparison", comparison),
         ("score", or_none(manifest.score.as_deref().unwrap_or_default())),
-        ("golden vectors", golden),
+        ("golden cases", bundle.golden.len().to_string()),
         ("size", format!("{} bytes", total(manifest))),
     ] {
         rows.add_row([what.to_owned(), value]);

@@ -40,7 +40,7 @@ pub(crate) fn run(args: &Pack) -> Result<()> {
         })?;
         draft.add_golden(&case);
     }
-    let packed = draft.write(&args.output).with_context(|| format!("{} cannot be written", args.output.display()))?;
+    let packed = draft.write(&args.output)?;
     let bytes: u64 = packed.manifest.files.iter().map(|file| file.bytes).sum();
     say(
         None,

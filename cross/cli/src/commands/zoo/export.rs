@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use clap::{Args, ValueEnum};
 use hedge_bundle::{Comparison, Draft, FileName, GoldenCase, Input, Manifest, ModelName, ModelVersion, Output};
 use hedge_engine::{Device, Model};
@@ -50,7 +50,7 @@ pub(super) fn run(args: &Export) -> Result<()> {
     let mut draft = Draft::new(manifest(args.model)?, graph);
     draft.add_golden(&golden);
     draft.add_file(FileName::parse("ATTRIBUTION.md")?, bytes::Bytes::from_static(digits::attribution().as_bytes()));
-    let packed = draft.write(&args.output).with_context(|| format!("{} cannot be written", args.output.display()))?;
+    let packed = draft.write(&args.output)?;
     say(None, format_args!("wrote {}, sha256:{}", args.output.display(), hedge_bundle::Digest(packed.digest)));
     Ok(())
 }
