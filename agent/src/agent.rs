@@ -10,18 +10,22 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use hedge_agent_spool::{Cache, CacheConfig, CacheError};
-use hedge_link::{Birth, CleanStart, Link, LinkConfig, LinkError, LinkEvents, LinkHandle, Subscription, Will};
-use hedge_wire::{BootId, DeviceId, DeviceStatus, Topic, gateway_presence_filter};
+use hedge_engine::Engine;
+use hedge_link::{
+    Birth, CleanStart, Link, LinkConfig, LinkError, LinkEvent, LinkEvents, LinkHandle, Outgoing, Subscription, Will,
+};
+use hedge_wire::{BootId, DeviceId, DeviceStatus, ModelId, TenantId, Topic, gateway_presence_filter};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout};
 
 use crate::api::{self, ApiState};
+use crate::catalog::Catalog;
 use crate::cloud::{Cloud, CloudParts};
 use crate::config::{Config, Settings, SettingsError};
 use crate::listen::{self, Limited, ListenError};
 use crate::metrics::Metrics;
-use crate::model::{ModelError, ServedModel};
+use crate::model::ModelError;
 use crate::row::Shared;
 
 /// How long the broker keeps the session of a device that is away.
@@ -68,7 +72,8 @@ pub struct Agent {
     stop: watch::Sender<bool>,
     servers: Vec<JoinHandle<()>>,
     link: Option<LinkHandle>,
-    events: Option<JoinHandle<()>>,
+    /// What watches the link, the folder of models and the models; ended last.
+    watchers: Vec<JoinHandle<()>>,
     cache: Option<Cache>,
     drain: Duration,
 }
@@ -79,12 +84,21 @@ pub struct Agent {
 ///
 /// [`StartError`]; nothing is left running then.
 pub async fn start(config: Config) -> Result<Agent, StartError> {
+    start_on(config, Engine::default()).await
+}
+
+/// As [`start`], with another engine than that of this machine.
+///
+/// # Errors
+///
+/// As [`start`].
+pub async fn start_on(config: Config, engine: Engine) -> Result<Agent, StartError> {
     let settings = Arc::new(config.resolve()?);
     let cache = open_cache(&settings).await?;
-    let models = load_models(&settings).await?;
-    let boot = BootId(crate::random::bits());
     let metrics = Arc::new(Metrics::new());
-    let (link, events) = match link_config(&settings, &models, boot) {
+    let catalog = Catalog::start(Arc::clone(&settings), engine, Arc::clone(&metrics)).await?;
+    let identity = identity(&settings, &catalog);
+    let (link, events) = match identity.as_ref().map(|identity| link_config(&settings, identity)) {
         Some(config) => hedge_link::start(config).map(|(link, events)| (Some(link), Some(events)))?,
         None => (None, None),
     };
@@ -92,10 +106,10 @@ pub async fn start(config: Config) -> Result<Agent, StartError> {
         link: link.clone().map(|link| Arc::new(link) as Arc<dyn Link>),
         tenant: settings.tenant.clone(),
         device: settings.device.clone(),
-        boot,
+        boot: identity.as_ref().map_or_else(|| BootId(crate::random::bits()), |identity| identity.boot),
         metrics: Arc::clone(&metrics),
         notes: cache.clone(),
-        models: models.iter().map(|model| model.settings.cloud_model.clone()).collect(),
+        models: cloud_models(&catalog),
     }));
     let rows = Arc::new(Shared {
         cloud: Arc::clone(&cloud),
@@ -104,7 +118,13 @@ pub async fn start(config: Config) -> Result<Agent, StartError> {
         epoch: Instant::now(),
         retry_after: settings.retry_after,
     });
-    let state = Arc::new(ApiState::new(&settings, models, rows));
+    let state = Arc::new(ApiState::new(&settings, Arc::clone(&catalog), rows));
+    let presence = identity.zip(link.clone()).map(|(identity, link)| Presence { identity, link });
+    let mut watchers = vec![tokio::spawn(watch_models(Arc::clone(&cloud), Arc::clone(&catalog), presence.clone()))];
+    watchers.extend(events.map(|events| tokio::spawn(watch_link(cloud, events, presence))));
+    if let Some(repository) = &settings.repository {
+        watchers.push(tokio::spawn(watch_folder(Arc::clone(&catalog), repository.scan)));
+    }
     let mut agent = Agent {
         http_addr: None,
         unix_socket: settings.unix_socket.clone(),
@@ -112,7 +132,7 @@ pub async fn start(config: Config) -> Result<Agent, StartError> {
         stop: watch::channel(false).0,
         servers: Vec::new(),
         link,
-        events: events.map(|events| tokio::spawn(watch_link(cloud, events))),
+        watchers,
         cache,
         drain: settings.drain,
     };
@@ -129,6 +149,11 @@ impl Agent {
     #[must_use]
     pub fn http_addr(&self) -> Option<SocketAddr> {
         self.http_addr
+    }
+
+    /// Looks into the folder of models now, taking every file in it for complete.
+    pub async fn reload(&self) {
+        self.state.models.scan(true).await;
     }
 
     /// Stops: accepts nothing more, finishes what is in flight within `agent.drain_secs`, tells the broker that the device is
@@ -150,9 +175,7 @@ impl Agent {
         if let Some(link) = self.link.take() {
             link.close().await;
         }
-        if let Some(events) = self.events.take() {
-            events.abort();
-        }
+        self.watchers.drain(..).for_each(|watcher| watcher.abort());
         if let Some(cache) = self.cache.take() {
             // Its thread ends by itself even if this one could not wait for it.
             let _ = tokio::task::spawn_blocking(move || cache.close()).await;
@@ -218,21 +241,58 @@ async fn open_cache(settings: &Arc<Settings>) -> Result<Option<Cache>, StartErro
     }
 }
 
-async fn load_models(settings: &Arc<Settings>) -> Result<Vec<Arc<ServedModel>>, StartError> {
-    let settings = Arc::clone(settings);
-    let loaded = tokio::task::spawn_blocking(move || {
-        let each = settings.models.iter().map(|model| ServedModel::load(model, &settings).map(Arc::new));
-        each.collect::<Result<Vec<_>, ModelError>>()
-    });
-    Ok(loaded.await??)
+/// Who the device is on the link, and what it tells of its models there.
+#[derive(Clone)]
+struct Identity {
+    tenant: TenantId,
+    device: DeviceId,
+    boot: BootId,
+    catalog: Arc<Catalog>,
 }
 
-fn link_config(settings: &Settings, models: &[Arc<ServedModel>], boot: BootId) -> Option<LinkConfig> {
-    let (url, device) = (settings.link.url.as_ref()?, settings.device.as_ref()?);
-    let tenant = &settings.tenant;
-    let status = Topic::DeviceStatus { device: device.clone() }.path(tenant);
-    let says = |online: bool| Bytes::from(device_status(device, boot, online, models).encode());
-    Some(LinkConfig {
+impl Identity {
+    fn topic(&self) -> String {
+        Topic::DeviceStatus { device: self.device.clone() }.path(&self.tenant)
+    }
+
+    fn status(&self, online: bool) -> Bytes {
+        let models = self.catalog.served();
+        let status = DeviceStatus {
+            device: self.device.clone(),
+            boot: self.boot,
+            online,
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            models: models.iter().map(|model| (ModelId::from_name(&model.settings.name), model.digest)).collect(),
+        };
+        Bytes::from(status.encode())
+    }
+}
+
+/// Tells the broker what the device serves now.
+#[derive(Clone)]
+struct Presence {
+    identity: Identity,
+    link: LinkHandle,
+}
+
+impl Presence {
+    fn tell(&self) {
+        let (topic, status) = (self.identity.topic(), self.identity.status(true));
+        // While the link is down it is told when it comes up.
+        let _ = self.link.publish(Outgoing { retain: true, ..Outgoing::new(topic, status) });
+    }
+}
+
+fn identity(settings: &Settings, catalog: &Arc<Catalog>) -> Option<Identity> {
+    let (_, device) = (settings.link.url.as_ref()?, settings.device.clone()?);
+    let (tenant, boot) = (settings.tenant.clone(), BootId(crate::random::bits()));
+    Some(Identity { tenant, device, boot, catalog: Arc::clone(catalog) })
+}
+
+fn link_config(settings: &Settings, identity: &Identity) -> LinkConfig {
+    let (tenant, device, status) = (&identity.tenant, &identity.device, identity.topic());
+    let says = |online: bool| identity.status(online);
+    LinkConfig {
         username: settings.link.username.clone(),
         password: settings.link.password.as_ref().map(|password| password.expose().to_owned()),
         keepalive: Duration::from_secs(settings.link.keepalive_secs),
@@ -245,26 +305,42 @@ fn link_config(settings: &Settings, models: &[Arc<ServedModel>], boot: BootId) -
         will: Some(Will { topic: status.clone(), payload: says(false), retain: true, delay: WILL_DELAY }),
         birth: Some(Birth { topic: status.clone(), payload: says(true) }),
         farewell: Some(Birth { topic: status, payload: says(false) }),
-        ..LinkConfig::new(url.clone(), device.as_str())
-    })
+        ..LinkConfig::new(settings.link.url.clone().unwrap_or_default(), device.as_str())
+    }
 }
 
-fn device_status(device: &DeviceId, boot: BootId, online: bool, models: &[Arc<ServedModel>]) -> DeviceStatus {
-    DeviceStatus {
-        device: device.clone(),
-        boot,
-        online,
-        version: env!("CARGO_PKG_VERSION").to_owned(),
-        models: models
-            .iter()
-            .map(|model| (hedge_wire::ModelId::from_name(&model.settings.name), model.digest))
-            .collect(),
+fn cloud_models(catalog: &Catalog) -> Vec<ModelId> {
+    catalog.served().iter().map(|model| model.settings.cloud_model.clone()).collect()
+}
+
+/// Looks into the folder of models from time to time.
+async fn watch_folder(catalog: Arc<Catalog>, period: Duration) {
+    let mut ticks = interval(period);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    // The first is due at once; the start has looked already.
+    ticks.tick().await;
+    loop {
+        ticks.tick().await;
+        catalog.scan(false).await;
+    }
+}
+
+/// Keeps the cloud's side and the broker up to date about the models.
+async fn watch_models(cloud: Arc<Cloud>, catalog: Arc<Catalog>, presence: Option<Presence>) {
+    let mut changes = catalog.changes();
+    while changes.changed().await.is_ok() {
+        cloud_models(&catalog).into_iter().for_each(|model| cloud.know(model));
+        if let Some(presence) = &presence {
+            presence.tell();
+        }
     }
 }
 
 /// Hands the link's events to the cloud's side until the link is closed.
-async fn watch_link(cloud: Arc<Cloud>, mut events: LinkEvents) {
+async fn watch_link(cloud: Arc<Cloud>, mut events: LinkEvents, presence: Option<Presence>) {
     let mut settle_at: Option<Instant> = None;
+    // The first connection's birth message is as new as can be; a later one's may be old.
+    let mut connected = false;
     loop {
         let settled = async {
             match settle_at {
@@ -274,7 +350,13 @@ async fn watch_link(cloud: Arc<Cloud>, mut events: LinkEvents) {
         };
         tokio::select! {
             event = events.next() => match event {
-                Some(event) => settle_at = cloud.on_link_event(event).or(settle_at),
+                Some(event) => {
+                    let again = matches!(event, LinkEvent::Up { .. }) && std::mem::replace(&mut connected, true);
+                    settle_at = cloud.on_link_event(event).or(settle_at);
+                    if let Some(presence) = presence.as_ref().filter(|_| again) {
+                        presence.tell();
+                    }
+                }
                 None => break,
             },
             () = settled => {

@@ -3,7 +3,7 @@
 //! It decides nothing: what a row does about a reply is `hedge_agent_core`'s, what is known of the gateways its
 //! [`CloudView`]. A reply to a row that is no longer waiting is late: counted and dropped.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
 use std::time::Duration;
 
@@ -42,7 +42,7 @@ pub(crate) struct Cloud {
     metrics: Arc<Metrics>,
     /// Where the digests of cloud models are remembered for the next process.
     notes: Option<Cache>,
-    models: Vec<ModelId>,
+    models: Mutex<BTreeSet<ModelId>>,
 }
 
 #[derive(Default)]
@@ -71,15 +71,25 @@ pub(crate) struct CloudParts {
 
 impl Cloud {
     pub(crate) fn new(parts: CloudParts) -> Self {
-        let mut view = CloudView::new(parts.link.is_some());
-        for model in &parts.models {
-            let remembered = parts.notes.as_ref().and_then(|notes| notes.note(&note_name(model)));
-            if let Some(digest) = remembered.and_then(|bytes| bytes.try_into().ok()) {
-                view.remember(model.clone(), Digest(digest));
-            }
+        let view = RwLock::new(CloudView::new(parts.link.is_some()));
+        let CloudParts { link, tenant, device, boot, metrics, notes, models: known } = parts;
+        let (table, models) = (Mutex::default(), Mutex::default());
+        let cloud = Self { link, tenant, device, boot, view, table, metrics, notes, models };
+        known.into_iter().for_each(|model| cloud.know(model));
+        cloud
+    }
+
+    /// From now on `model` may be asked; what an earlier process remembered of it is taken up once.
+    pub(crate) fn know(&self, model: ModelId) {
+        let mut models = self.models.lock().unwrap_or_else(PoisonError::into_inner);
+        if models.contains(&model) {
+            return;
         }
-        let CloudParts { link, tenant, device, boot, metrics, notes, models } = parts;
-        Self { link, tenant, device, boot, view: RwLock::new(view), table: Mutex::default(), metrics, notes, models }
+        let remembered = self.notes.as_ref().and_then(|notes| notes.note(&note_name(&model)));
+        if let Some(digest) = remembered.and_then(|bytes| bytes.try_into().ok()) {
+            self.view_mut(|view| view.remember(model.clone(), Digest(digest)));
+        }
+        models.insert(model);
     }
 
     /// What is known of the cloud now. Held for a decision, never across an await.
@@ -251,10 +261,11 @@ impl Cloud {
 
     fn remember_digests(&self) {
         let Some(notes) = &self.notes else { return };
-        for model in &self.models {
-            let digest = self.view().last_digest(model);
+        let models = self.models.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        for model in models {
+            let digest = self.view().last_digest(&model);
             if let Some(digest) = digest {
-                notes.set_note(&note_name(model), digest.as_bytes());
+                notes.set_note(&note_name(&model), digest.as_bytes());
             }
         }
     }

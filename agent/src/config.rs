@@ -12,7 +12,7 @@ use std::time::Duration;
 use hedge_agent_core::Offload;
 use hedge_certify::Score;
 use hedge_config::Secret;
-use hedge_engine::DeviceChoice;
+use hedge_engine::{DeviceChoice, FaultPolicy};
 use hedge_telemetry::LogConfig;
 use hedge_wire::{DeviceId, ModelId, TenantId};
 use serde::Deserialize;
@@ -21,6 +21,8 @@ use serde::Deserialize;
 const MAX_QUEUE_ROWS: usize = 65_536;
 /// The longest time that a request may be configured to take; below the idle time of a connection (`listen.rs`).
 const MAX_DEADLINE: Duration = Duration::from_secs(600);
+/// The least and the longest time between two scans of the models' folder.
+const SCANS: std::ops::RangeInclusive<u64> = 10..=3_600_000;
 
 /// The configuration file.
 #[derive(Debug, Clone, Default, Deserialize)]
@@ -40,7 +42,9 @@ pub struct Config {
     pub offload: OffloadSection,
     /// The log.
     pub log: LogConfig,
-    /// The models served; at least one.
+    /// A folder of models.
+    pub repository: RepositorySection,
+    /// The models served; at least one, unless there is a folder of them.
     pub models: Vec<ModelSection>,
 }
 
@@ -87,6 +91,29 @@ pub struct EngineSection {
     pub max_wait_micros: u64,
     /// The most rows that wait, and the most that one request may have; more get 429. Default 256.
     pub queue_rows: usize,
+    /// A batch that a GPU has not answered by then is answered by the CPU. Milliseconds; default 500.
+    pub slow_after_ms: u64,
+    /// A GPU whose run has not ended by then is taken out of service and tried again later. Seconds; default 30.
+    pub hang_after_secs: u64,
+    /// The most that the weights of all loaded models may take; a model beyond it is not loaded. A model on a GPU counts
+    /// twice, a model that is replaced counts until its last request is answered. Bytes; default 2 GiB.
+    pub max_models_bytes: u64,
+}
+
+/// `[repository]`
+#[derive(Debug, Clone, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct RepositorySection {
+    /// A folder whose bundles (`NAME.hedge`, or a folder `NAME` with a `manifest.json`) and ONNX files (`NAME.onnx`) are
+    /// served by their names, while the agent runs. Default: none.
+    pub path: Option<PathBuf>,
+    /// How often the folder is looked at, 10 to 3600000; a file is taken when two looks in a row find it the same.
+    /// Milliseconds; default 1000.
+    pub scan_ms: u64,
+    /// As in `[[models]]`, for the models of the folder that no `[[models]]` names. Default: `never`.
+    pub offload: String,
+    /// As in `[[models]]`. Default: none.
+    pub threshold: Option<f32>,
 }
 
 /// `[cache]`
@@ -134,11 +161,12 @@ pub struct OffloadSection {
 pub struct ModelSection {
     /// The name in the API.
     pub name: String,
-    /// The version in the API. Default: `1`.
-    #[serde(default = "first_version")]
-    pub version: String,
-    /// The ONNX file.
-    pub path: PathBuf,
+    /// The version in the API. Default: the bundle's own, `1` for an ONNX file.
+    #[serde(default)]
+    pub version: Option<String>,
+    /// The ONNX file or bundle. Default: the model of this name in `repository.path`.
+    #[serde(default)]
+    pub path: Option<PathBuf>,
     /// `auto`: rows whose score is below the threshold go to the cloud; `never`: none leaves the device. Default: `auto`.
     #[serde(default = "auto")]
     pub offload: String,
@@ -185,6 +213,9 @@ pub struct Settings {
     pub(crate) max_batch: usize,
     pub(crate) max_wait: Duration,
     pub(crate) queue_rows: usize,
+    pub(crate) faults: FaultPolicy,
+    pub(crate) max_models_bytes: u64,
+    pub(crate) repository: Option<Repository>,
     pub(crate) cache: Option<CacheSection>,
     pub(crate) link: LinkSection,
     pub(crate) deadline: Duration,
@@ -193,12 +224,23 @@ pub struct Settings {
     pub(crate) models: Vec<ModelSettings>,
 }
 
+/// The folder of models.
+#[derive(Debug, Clone)]
+pub(crate) struct Repository {
+    pub(crate) path: PathBuf,
+    pub(crate) scan: Duration,
+    /// For a model that no `[[models]]` names; its name and version are the file's.
+    pub(crate) others: ModelSection,
+}
+
 /// One model's settings.
 #[derive(Debug, Clone)]
 pub(crate) struct ModelSettings {
     pub(crate) name: String,
-    pub(crate) version: String,
-    pub(crate) path: PathBuf,
+    /// What was configured; a bundle brings its own otherwise.
+    pub(crate) version: Option<String>,
+    /// None for a model of the folder.
+    pub(crate) path: Option<PathBuf>,
     pub(crate) offload: Offload,
     pub(crate) threshold: f32,
     pub(crate) score: Score,
@@ -234,6 +276,13 @@ impl Config {
             max_batch: self.engine.max_batch,
             max_wait: Duration::from_micros(self.engine.max_wait_micros),
             queue_rows: self.engine.queue_rows,
+            faults: FaultPolicy {
+                slow_after: Duration::from_millis(self.engine.slow_after_ms),
+                hang_after: Duration::from_secs(self.engine.hang_after_secs),
+                ..FaultPolicy::default()
+            },
+            max_models_bytes: self.engine.max_models_bytes,
+            repository: self.repository()?,
             cache: self.cache.enabled.then(|| self.cache.clone()),
             link: self.link.clone(),
             deadline,
@@ -288,6 +337,14 @@ impl Config {
         require(engine.max_wait_micros <= 1_000_000, "engine.max_wait_micros", "must be at most 1000000")?;
         let queue = (engine.max_batch..=MAX_QUEUE_ROWS).contains(&engine.queue_rows);
         require(queue, "engine.queue_rows", "must be at least engine.max_batch and at most 65536")?;
+        let slow = Duration::from_millis(engine.slow_after_ms);
+        require(!slow.is_zero() && slow <= MAX_DEADLINE, "engine.slow_after_ms", "must be 1 to 600000 milliseconds")?;
+        let hang = Duration::from_secs(engine.hang_after_secs);
+        require(
+            hang >= slow && hang <= MAX_DEADLINE,
+            "engine.hang_after_secs",
+            "must be at least engine.slow_after_ms and at most 600 seconds",
+        )?;
         require(
             self.cache.max_age_secs > 0,
             "cache.max_age_secs",
@@ -295,11 +352,30 @@ impl Config {
         )
     }
 
+    fn repository(&self) -> Result<Option<Repository>, SettingsError> {
+        let section = &self.repository;
+        let Some(path) = section.path.clone() else { return Ok(None) };
+        require(SCANS.contains(&section.scan_ms), "repository.scan_ms", "must be 10 to 3600000 milliseconds")?;
+        let others = ModelSection {
+            offload: section.offload.clone(),
+            threshold: section.threshold,
+            path: None,
+            ..ModelSection::local("any", PathBuf::new())
+        };
+        others.resolve(&|key| format!("repository.{key}"))?;
+        Ok(Some(Repository { path, scan: Duration::from_millis(section.scan_ms), others }))
+    }
+
     fn models(&self) -> Result<Vec<ModelSettings>, SettingsError> {
-        require(!self.models.is_empty(), "models", "is empty; add a [[models]] with name, path and threshold")?;
+        let folder = self.repository.path.is_some();
+        let any = folder || !self.models.is_empty();
+        require(any, "models", "is empty; add a [[models]] with name, path and threshold, or set repository.path")?;
         let mut names = BTreeSet::new();
         let each = self.models.iter().enumerate().map(|(index, model)| {
-            let settings = model.resolve(index)?;
+            let key = |name: &str| format!("models.{index}.{name}");
+            let settings = model.resolve(&key)?;
+            let found = folder || model.path.is_some();
+            require(found, &key("path"), "is missing; only models of repository.path need none")?;
             require(names.insert(&model.name), &format!("models.{index}.name"), "is used twice; each name once")?;
             Ok(settings)
         });
@@ -307,13 +383,21 @@ impl Config {
     }
 }
 
+impl Repository {
+    /// The settings of a model that no `[[models]]` names.
+    pub(crate) fn settings(&self, name: &str) -> Result<ModelSettings, SettingsError> {
+        let section = ModelSection { name: name.to_owned(), ..self.others.clone() };
+        section.resolve(&|key| format!("repository, {name:?}: {key}"))
+    }
+}
+
 impl ModelSection {
-    fn resolve(&self, index: usize) -> Result<ModelSettings, SettingsError> {
-        let key = |name: &str| format!("models.{index}.{name}");
+    /// `key` makes the full name of a key.
+    fn resolve(&self, key: &dyn Fn(&str) -> String) -> Result<ModelSettings, SettingsError> {
         // `/v2/models/stats` is the statistics of all models.
         let usable = !self.name.is_empty() && self.name.len() <= 256 && self.name != "stats";
         require(usable, &key("name"), "must be 1 to 256 bytes and not \"stats\"")?;
-        require(!self.version.is_empty(), &key("version"), "must not be empty")?;
+        require(self.version.as_ref().is_none_or(|version| !version.is_empty()), &key("version"), "must not be empty")?;
         let offload = match self.offload.as_str() {
             "auto" => Offload::Auto,
             "never" => Offload::Never,
@@ -366,7 +450,21 @@ impl Default for HttpSection {
 
 impl Default for EngineSection {
     fn default() -> Self {
-        Self { device: "auto".into(), max_batch: 32, max_wait_micros: 0, queue_rows: 256 }
+        Self {
+            device: "auto".into(),
+            max_batch: 32,
+            max_wait_micros: 0,
+            queue_rows: 256,
+            slow_after_ms: 500,
+            hang_after_secs: 30,
+            max_models_bytes: 2 * 1024 * 1024 * 1024,
+        }
+    }
+}
+
+impl Default for RepositorySection {
+    fn default() -> Self {
+        Self { path: None, scan_ms: 1000, offload: "never".into(), threshold: None }
     }
 }
 
@@ -394,8 +492,8 @@ impl ModelSection {
     pub fn local(name: impl Into<String>, path: impl Into<PathBuf>) -> Self {
         Self {
             name: name.into(),
-            version: first_version(),
-            path: path.into(),
+            version: None,
+            path: Some(path.into()),
             offload: "never".into(),
             threshold: None,
             score: Score::default(),
@@ -410,10 +508,6 @@ impl ModelSection {
     pub fn offloading(name: impl Into<String>, path: impl Into<PathBuf>, threshold: f32) -> Self {
         Self { offload: auto(), threshold: Some(threshold), ..Self::local(name, path) }
     }
-}
-
-fn first_version() -> String {
-    "1".into()
 }
 
 fn auto() -> String {

@@ -7,6 +7,8 @@
 
 mod agent;
 mod api;
+mod budget;
+mod catalog;
 mod cloud;
 mod config;
 mod listen;
@@ -14,12 +16,15 @@ mod metrics;
 mod model;
 mod random;
 mod row;
+mod scan;
 mod score;
+mod source;
 
-pub use agent::{Agent, StartError, start};
+pub use agent::{Agent, StartError, start, start_on};
+pub use budget::OverBudget;
 pub use config::{
     AgentSection, CacheSection, Config, EngineSection, HttpSection, LinkSection, ModelSection, OffloadSection,
-    Settings, SettingsError,
+    RepositorySection, Settings, SettingsError,
 };
 pub use listen::ListenError;
 pub use model::ModelError;

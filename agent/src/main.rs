@@ -58,10 +58,17 @@ async fn serve(config: Config) -> Result<(), Failure> {
     // Before the start, so that a signal during it is not lost.
     let mut terminate = signal(SignalKind::terminate()).map_err(|error| Failure::failed(&error))?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(|error| Failure::failed(&error))?;
+    let mut hang_up = signal(SignalKind::hangup()).map_err(|error| Failure::failed(&error))?;
     let agent: Agent = hedge_agent::start(config).await.map_err(|error| Failure::failed(&error))?;
-    tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
+    loop {
+        tokio::select! {
+            _ = terminate.recv() => break,
+            _ = interrupt.recv() => break,
+            _ = hang_up.recv() => {
+                tracing::info!("looking for new models");
+                agent.reload().await;
+            }
+        }
     }
     tracing::info!("draining");
     agent.shutdown().await;

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use hedge_agent_core::{Answer, Failure};
 use hedge_agent_spool::CacheStats;
+use hedge_engine::{DeviceStanding, DeviceState, FaultKind};
 use hedge_telemetry::metrics::{self, Counter, Counters, Gauge, Gauges, Histograms, Registry, SECONDS};
 
 /// Every metric of the agent.
@@ -21,7 +22,31 @@ pub(crate) struct Metrics {
     pub(crate) retries: Counter,
     http_errors: Counters<1>,
     queue: Gauges<1>,
+    pub(crate) stand_ins: Counter,
+    models: ModelGauges,
+    devices: DeviceGauges,
     cache: CacheGauges,
+}
+
+/// What became of a model.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Loading {
+    Loaded,
+    Failed,
+    Unloaded,
+}
+
+/// The models at the moment of rendering. Series are by name only: digests come and go.
+struct ModelGauges {
+    up: Gauges<1>,
+    bytes: Gauge,
+    loads: Counters<1>,
+}
+
+/// The devices at the moment of rendering; the engine counts for itself.
+struct DeviceGauges {
+    state: Gauges<2>,
+    faults: Gauges<2>,
 }
 
 /// The cache counts for itself; these show its numbers at the moment of rendering.
@@ -60,6 +85,17 @@ impl Metrics {
             retries: r.counter("hedge_retries_total", "Rows sent to the cloud a second time"),
             http_errors: r.counters("hedge_http_errors_total", "HTTP requests answered with an error", ["code"]),
             queue: r.gauges("hedge_queue_rows", "Rows waiting for the local model", ["model"]),
+            stand_ins: r
+                .counter("hedge_stand_in_rows_total", "Rows that the CPU ran in the place of the model's own device"),
+            models: ModelGauges {
+                up: r.gauges("hedge_model_up", "1 while the model answers", ["model"]),
+                bytes: r.gauge("hedge_model_bytes", "Bytes that the weights of loaded models count for"),
+                loads: r.counters("hedge_model_loads_total", "Models loaded, not loaded and unloaded", ["result"]),
+            },
+            devices: DeviceGauges {
+                state: r.gauges("hedge_device_state", "1 for the state that a device is in", ["device", "state"]),
+                faults: r.gauges("hedge_device_faults", "Faults of a device since the start", ["device", "kind"]),
+            },
             cache: CacheGauges {
                 lookups: r.gauges("hedge_cache_lookups", "Cache look-ups since the start", ["result"]),
                 entries: r.gauge("hedge_cache_entries", "Results in the cache"),
@@ -107,19 +143,45 @@ impl Metrics {
         self.bytes.inc_by(["down"], payload as u64);
     }
 
-    /// Everything as text; `queues` are the models' names and waiting rows.
+    /// A model came or went, or did not.
+    pub(crate) fn model_load(&self, result: Loading) {
+        self.models.loads.inc([match result {
+            Loading::Loaded => "loaded",
+            Loading::Failed => "failed",
+            Loading::Unloaded => "unloaded",
+        }]);
+    }
+
+    /// Everything as text; `models` are the known names, each with its waiting rows if it is served.
     pub(crate) fn render<'a>(
         &self,
         cache: Option<CacheStats>,
-        queues: impl Iterator<Item = (&'a str, usize)>,
+        models: impl Iterator<Item = (&'a str, Option<usize>)>,
+        model_bytes: u64,
+        devices: &[DeviceState],
     ) -> String {
-        for (model, rows) in queues {
-            self.queue.with([model]).set_count(rows);
+        for (model, waiting) in models {
+            self.queue.with([model]).set_count(waiting.unwrap_or(0));
+            self.models.up.with([model]).set_flag(waiting.is_some());
         }
+        self.models.bytes.set(model_bytes as f64);
+        devices.iter().for_each(|device| self.devices.show(device));
         if let Some(stats) = cache {
             self.cache.show(stats);
         }
         metrics::render(&self.registry)
+    }
+}
+
+impl DeviceGauges {
+    fn show(&self, device: &DeviceState) {
+        for standing in DeviceStanding::ALL {
+            self.state.with([&device.device, standing.name()]).set_flag(standing == device.standing);
+        }
+        for kind in FaultKind::ALL {
+            let faults = device.faults.get(&kind).copied().unwrap_or(0);
+            self.faults.with([&device.device, kind.name()]).set(faults as f64);
+        }
     }
 }
 

@@ -1,23 +1,22 @@
 //! A model being served: its file, its place on a device, its score and its policy.
 
-use std::io::Read;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
-use bytes::Bytes;
+use hedge_agent_core::Offload;
 use hedge_agent_spool::DeviceKey;
+use hedge_bundle::BundleError;
 use hedge_engine::worker::{BatchPolicy, Worker};
-use hedge_engine::{DeviceKind, LoadError, Model, Port, Signature};
-use hedge_graph::{Dim, Graph};
+use hedge_engine::{DeviceKind, Engine, LoadError, Port, RanOn, Signature};
+use hedge_graph::Dim;
 use hedge_tensor::NamedTensor;
 use hedge_wire::Digest;
-use sha2::{Digest as _, Sha256};
 
-use crate::config::{ModelSettings, Settings};
+use crate::budget::{Budget, OverBudget, Reservation};
+use crate::config::{ModelSettings, Settings, SettingsError};
 use crate::score::{NoScore, Scorer};
-
-/// The largest model file that is read.
-const MAX_MODEL_BYTES: u64 = 2 * 1024 * 1024 * 1024;
+use crate::source::{self, Source};
 
 /// Why a model cannot be served.
 #[derive(Debug, thiserror::Error)]
@@ -33,7 +32,7 @@ pub enum ModelError {
         why: String,
     },
     /// Its file is not a model that we read.
-    #[error("model {name:?}: {path} is no usable ONNX model: {why}; `hedge model check` says more")]
+    #[error("model {name:?}: {path} is no usable model: {why}; `hedge model check` says more")]
     Graph {
         /// The model.
         name: String,
@@ -60,6 +59,38 @@ pub enum ModelError {
         #[source]
         source: std::io::Error,
     },
+    /// It does not fit into the memory for models.
+    #[error("model {name:?}: {source}")]
+    OverBudget {
+        /// The model.
+        name: String,
+        /// How much too large it is.
+        #[source]
+        source: OverBudget,
+    },
+    /// What is configured for it cannot work.
+    #[error("model {name:?}: {source}")]
+    Settings {
+        /// The model.
+        name: String,
+        /// Why.
+        #[source]
+        source: SettingsError,
+    },
+    /// There is no such model.
+    #[error("there is no model {name:?}, neither configured nor in repository.path")]
+    Unknown {
+        /// Its name.
+        name: String,
+    },
+    /// Loading it panicked, which is a fault in here.
+    #[error("model {name:?}: loading it crashed: {why}; report this")]
+    Crashed {
+        /// The model.
+        name: String,
+        /// What is known of the crash.
+        why: String,
+    },
     /// It has no score to decide by.
     #[error("model {name:?}: {source}")]
     Score {
@@ -74,13 +105,16 @@ pub enum ModelError {
 /// One model, ready to answer.
 pub(crate) struct ServedModel {
     pub(crate) settings: ModelSettings,
+    pub(crate) version: String,
+    pub(crate) labels: Vec<String>,
     pub(crate) digest: Digest,
     pub(crate) signature: Signature,
     pub(crate) worker: Worker,
-    pub(crate) device_label: String,
-    pub(crate) device_key: DeviceKey,
     pub(crate) scorer: Option<Scorer>,
-    pub(crate) counts: Counts,
+    /// Those of the name: a model that replaces another goes on counting.
+    pub(crate) counts: Arc<Counts>,
+    device_key: DeviceKey,
+    _memory: Reservation,
 }
 
 /// What `…/stats` tells of a model; nanoseconds and rows.
@@ -104,33 +138,59 @@ pub(crate) struct Tally {
 
 impl ServedModel {
     /// Reads, checks and loads one model. Blocks for as long as that takes.
-    pub(crate) fn load(settings: &ModelSettings, engine: &Settings) -> Result<Self, ModelError> {
+    pub(crate) fn load(
+        settings: &ModelSettings,
+        path: &Path,
+        engine: &Engine,
+        all: &Settings,
+        budget: &Budget,
+        counts: Arc<Counts>,
+    ) -> Result<Self, ModelError> {
         let name = || settings.name.clone();
-        let bytes =
-            read(&settings.path).map_err(|why| ModelError::File { name: name(), path: settings.path.clone(), why })?;
-        let digest = Digest(Sha256::digest(&bytes).into());
-        let graph = Graph::read(bytes).map_err(|error| ModelError::Graph {
-            name: name(),
-            path: settings.path.clone(),
-            why: error.to_string(),
+        let over = |source| ModelError::OverBudget { name: name(), source };
+        // Before it is read: what is too large on the disk is too large in memory.
+        let memory = budget.reserve(source::size_on_disk(path)).map_err(over)?;
+        let source = Source::open(path).map_err(|error| match error {
+            BundleError::Io { source, .. } => {
+                ModelError::File { name: name(), path: path.to_owned(), why: source.to_string() }
+            }
+            error => ModelError::Graph { name: name(), path: path.to_owned(), why: error.to_string() },
         })?;
-        let model = Model::load(&graph, engine.device_choice, None)
-            .map_err(|source| ModelError::Load { name: name(), source })?;
-        let signature = model.signature().clone();
-        let scorer =
-            Scorer::choose(settings, &signature).map_err(|source| ModelError::Score { name: name(), source })?;
-        let device_label = model.device().label();
-        let device_key = match model.device().kind() {
-            DeviceKind::Cpu => DeviceKey::Cpu,
-            DeviceKind::Gpu => DeviceKey::Gpu,
+        let weights = source.weights();
+        let memory = memory.resize(weights).map_err(over)?;
+        let load_error = |source| ModelError::Load { name: name(), source };
+        let model = engine.load(&source.graph, all.device_choice, &source.golden).map_err(load_error)?;
+        let (device_key, copies) = match model.device().kind() {
+            DeviceKind::Cpu => (DeviceKey::Cpu, 1),
+            // Its own, and the one that stands by.
+            DeviceKind::Gpu => (DeviceKey::Gpu, 2),
         };
-        let policy =
-            BatchPolicy { max_batch: engine.max_batch, max_wait: engine.max_wait, queue_rows: engine.queue_rows };
-        let worker =
-            Worker::spawn("engine", model, policy).map_err(|source| ModelError::NoThread { name: name(), source })?;
-        tracing::info!(model = settings.name, %digest, device = device_label, "model ready");
-        let counts = Counts::default();
-        Ok(Self { settings: settings.clone(), digest, signature, worker, device_label, device_key, scorer, counts })
+        let memory = memory.resize(weights.saturating_mul(copies)).map_err(over)?;
+        let signature = model.signature().clone();
+        let Source { digest, version, labels, score_output, .. } = source;
+        let mut settings = settings.clone();
+        if settings.offload == Offload::Auto {
+            settings.score_output = settings.score_output.or(score_output);
+        }
+        let scorer = Scorer::choose(&settings, &signature);
+        let scorer = scorer.map_err(|source| ModelError::Score { name: settings.name.clone(), source })?;
+        let policy = BatchPolicy { max_batch: all.max_batch, max_wait: all.max_wait, queue_rows: all.queue_rows };
+        let worker = Worker::spawn("engine", model, policy);
+        let worker = worker.map_err(|source| ModelError::NoThread { name: settings.name.clone(), source })?;
+        tracing::info!(model = settings.name, %digest, device = worker.device_label(), "model ready");
+        let labels = if settings.labels.is_empty() { labels } else { settings.labels.clone() };
+        let version = settings.version.clone().unwrap_or(version);
+        Ok(Self { settings, version, labels, digest, signature, worker, scorer, counts, device_key, _memory: memory })
+    }
+
+    /// Under which device results are cached that are computed now.
+    pub(crate) fn cached_under(&self, stand_in: bool) -> DeviceKey {
+        if stand_in { DeviceKey::Cpu } else { self.device_key }
+    }
+
+    /// The label of the device that gave an answer.
+    pub(crate) fn device_label(&self, stand_in: bool) -> &str {
+        self.worker.label_of(if stand_in { RanOn::StandIn } else { RanOn::Device })
     }
 
     /// The score of one row of outputs.
@@ -183,17 +243,6 @@ fn fits(port: &Port, output: &NamedTensor, batched: bool) -> bool {
     };
     let of_shape = |dims: &Vec<Dim>| dims.len() == shape.len() && dims.iter().zip(shape).enumerate().all(fits);
     output.tensor.dtype() == port.dtype && port.shape.as_ref().is_none_or(of_shape)
-}
-
-fn read(path: &Path) -> Result<Bytes, String> {
-    let file = std::fs::File::open(path).map_err(|error| error.to_string())?;
-    let length = file.metadata().map_err(|error| error.to_string())?.len();
-    if length > MAX_MODEL_BYTES {
-        return Err(format!("it has {length} bytes, more than {MAX_MODEL_BYTES}"));
-    }
-    let mut bytes = Vec::new();
-    file.take(MAX_MODEL_BYTES).read_to_end(&mut bytes).map_err(|error| error.to_string())?;
-    Ok(Bytes::from(bytes))
 }
 
 #[cfg(test)]

@@ -10,8 +10,8 @@ use hedge_agent_core::{
     Action, Answer, CachedVerdict, Event, Failure, LocalFailure, LocalResult, Place, Row, RowPolicy, Timing,
 };
 use hedge_agent_spool::{Cache, Entry, Key, RowDigest};
-use hedge_engine::RunError;
 use hedge_engine::worker::{RowOutput, SubmitError};
+use hedge_engine::{RanOn, RunError};
 use hedge_tensor::NamedTensor;
 use hedge_wire::{Query, Reply, RequestId};
 use tokio::sync::oneshot;
@@ -146,7 +146,8 @@ impl RowTask {
             Action::LookUp { local, cloud } => Some(self.look_up(local, cloud)),
             Action::RunLocal => self.run_local(),
             Action::StoreLocal(result) => {
-                let key = |row: &RowDigest| Key::local(self.model.digest.as_bytes(), self.model.device_key, row);
+                let device = self.model.cached_under(result.stand_in);
+                let key = |row: &RowDigest| Key::local(self.model.digest.as_bytes(), device, row);
                 self.store(key, &Entry { outputs: result.outputs, score: result.score });
                 None
             }
@@ -181,11 +182,13 @@ impl RowTask {
             let outputs = self.model.accept(entry.outputs).ok()?;
             Some(CachedVerdict { score: self.model.score(&outputs), outputs, digest })
         });
+        let stand_in = self.model.worker.stands_in();
+        let device = self.model.cached_under(stand_in);
         let result = (local && verdict.is_none())
-            .then(|| cache.fetch(&Key::local(self.model.digest.as_bytes(), self.model.device_key, &row)))
+            .then(|| cache.fetch(&Key::local(self.model.digest.as_bytes(), device, &row)))
             .flatten()
             // The score is computed anew: the configured kind of score may have changed since.
-            .map(|entry| LocalResult { score: self.model.score(&entry.outputs), outputs: entry.outputs });
+            .map(|entry| LocalResult { score: self.model.score(&entry.outputs), outputs: entry.outputs, stand_in });
         let hit = verdict.is_some() || result.is_some();
         let tally = if hit { &self.model.counts.cache_hit } else { &self.model.counts.cache_miss };
         tally.add(started.elapsed());
@@ -214,7 +217,11 @@ impl RowTask {
             Ok(Ok(output)) => {
                 self.model.counts.queue.add(output.queue_time);
                 self.model.counts.infer.add(output.model_time);
-                Ok(LocalResult { score: self.model.score(&output.outputs), outputs: output.outputs })
+                let stand_in = output.ran_on == RanOn::StandIn;
+                if stand_in {
+                    self.shared.metrics.stand_ins.inc();
+                }
+                Ok(LocalResult { score: self.model.score(&output.outputs), outputs: output.outputs, stand_in })
             }
             Ok(Err(error)) => Err(LocalFailure::Fault(error.to_string())),
             Err(_) => Err(LocalFailure::Fault("the model's thread ended".into())),

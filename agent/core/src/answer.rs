@@ -53,7 +53,7 @@ pub enum Reason {
     TooLarge,
     /// The model's data may not leave the device.
     NeverOffload,
-    /// The local model failed on its device.
+    /// The local model's device failed: the CPU answered in its place, or where that failed too, the cloud.
     DeviceFault,
 }
 
@@ -61,7 +61,10 @@ pub enum Reason {
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Origin {
     /// The local model.
-    Edge,
+    Edge {
+        /// Whether on the CPU because its own device failed.
+        stand_in: bool,
+    },
     /// The cloud model of this digest; the gateway is not known for a cached verdict.
     Cloud {
         /// Digest of the cloud model.
@@ -178,7 +181,7 @@ mod tests {
             status,
             reason: Reason::NoCertificate,
             confidence: Some(confidence),
-            origin: Origin::Edge,
+            origin: Origin::Edge { stand_in: false },
         }
     }
 

@@ -4,15 +4,19 @@
 //! cache, the local model and the cloud to exactly one answer or failure, at the latest at its deadline. What all rows
 //! know about the world outside is a [`CloudView`]: whether the link is up and which gateways serve which model.
 //!
+//! Which models of a folder are served is a [`Folder`]'s decision, in the same manner.
+//!
 //! Time is a [`std::time::Duration`] since any fixed moment; random numbers are given in. The caller carries out the
 //! actions and reports what came of them as events.
 
 mod answer;
 mod cloud;
+mod folder;
 mod row;
 
 pub use answer::{Answer, Failure, Origin, Reason, Source, Status, weakest};
 pub use cloud::{Availability, CloudView, Path};
+pub use folder::{FileStamp, Folder, FolderAction, FolderEvent, Stamp};
 pub use row::{
     Action, CachedVerdict, Event, LocalFailure, LocalResult, NotSent, Offload, Outputs, Place, Row, RowPolicy, Timing,
 };

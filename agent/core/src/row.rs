@@ -81,6 +81,8 @@ pub struct LocalResult {
     pub outputs: Outputs,
     /// Their score; none for a model without scores, whose answers always stay local.
     pub score: Option<f32>,
+    /// Whether the CPU computed them because the model's own device failed.
+    pub stand_in: bool,
 }
 
 /// An earlier verdict of the cloud for exactly this row.
@@ -473,13 +475,15 @@ impl Row {
         let Some(Local { result, source }) = self.local.take() else {
             return self.fail(Failure::Deadline(self.timing.allowed));
         };
+        // That the device failed is the rarer news, and the one to act upon.
+        let reason = if result.stand_in { Reason::DeviceFault } else { reason };
         self.finish(Answer {
             outputs: result.outputs,
             source,
             status: Status::Uncertified,
             reason,
             confidence: result.score,
-            origin: Origin::Edge,
+            origin: Origin::Edge { stand_in: result.stand_in },
         })
     }
 

@@ -58,8 +58,8 @@ async fn answer(
     let (json, binary) = binary::split(headers, &body.bytes)?;
     let large = body.bytes.len() >= LARGE_BODY;
     let request = parse(json, binary, state.limits).await?;
-    response::check_outputs(model, request.outputs.as_deref())?;
-    let job = Job { state: Arc::clone(state), model: Arc::clone(model), wish: request.wish, arrived };
+    response::check_outputs(&model, request.outputs.as_deref())?;
+    let job = Job { state: Arc::clone(state), model: Arc::clone(&model), wish: request.wish, arrived };
     let inputs = request.inputs;
     let rows = if large { off_the_reactor(move || job.start(inputs)).await? } else { job.start(inputs)? };
     let answers = finish_rows(rows).await?;
@@ -70,7 +70,7 @@ async fn answer(
             format!("the rows' outputs do not fit together: {error}; send the rows one by one"),
         )
     })?;
-    let facts = ResponseFacts { model, id: request.id.as_deref(), answers: &answers };
+    let facts = ResponseFacts { model: &model, id: request.id.as_deref(), answers: &answers };
     Ok(response::build(&facts, &outputs, request.outputs, request.binary_outputs))
 }
 

@@ -1,11 +1,10 @@
-//! Questions about the server and its models: `/v2`, health, metadata, readiness, configuration, statistics, the index.
+//! Questions about the server and its models: `/v2`, health, metadata, readiness, configuration, statistics.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use axum::body::Body;
 use axum::extract::{Path, State};
-use axum::http::{HeaderMap, StatusCode, header};
+use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use hedge_agent_core::Offload;
 use hedge_engine::Port;
@@ -16,6 +15,7 @@ use serde_json::{Value, json};
 use super::error::ApiError;
 use super::json_body::Json;
 use super::routes::ApiState;
+use crate::catalog::Slot;
 use crate::model::{ServedModel, Tally};
 
 type Shared = State<Arc<ApiState>>;
@@ -37,14 +37,14 @@ pub(super) async fn ready(State(state): Shared) -> Response {
 }
 
 pub(super) async fn model(State(state): Shared, Path(name): Path<String>) -> Result<Json, ApiError> {
-    state.model(&name, None).map(|model| Json(describe(model)))
+    state.model(&name, None).map(|model| Json(describe(&model)))
 }
 
 pub(super) async fn model_version(
     State(state): Shared,
     Path((name, version)): Path<(String, String)>,
 ) -> Result<Json, ApiError> {
-    state.model(&name, Some(&version)).map(|model| Json(describe(model)))
+    state.model(&name, Some(&version)).map(|model| Json(describe(&model)))
 }
 
 pub(super) async fn model_ready(State(state): Shared, Path(name): Path<String>) -> Result<Response, ApiError> {
@@ -59,50 +59,39 @@ pub(super) async fn model_version_ready(
 }
 
 pub(super) async fn config(State(state): Shared, Path(name): Path<String>) -> Result<Json, ApiError> {
-    state.model(&name, None).map(|model| Json(configuration(model, state.max_batch)))
+    state.model(&name, None).map(|model| Json(configuration(&model, state.max_batch)))
 }
 
 pub(super) async fn config_version(
     State(state): Shared,
     Path((name, version)): Path<(String, String)>,
 ) -> Result<Json, ApiError> {
-    state.model(&name, Some(&version)).map(|model| Json(configuration(model, state.max_batch)))
+    state.model(&name, Some(&version)).map(|model| Json(configuration(&model, state.max_batch)))
 }
 
 pub(super) async fn stats(State(state): Shared, Path(name): Path<String>) -> Result<Json, ApiError> {
-    state.model(&name, None).map(|model| Json(json!({ "model_stats": [statistics(model)] })))
+    state.model(&name, None).map(|model| Json(json!({ "model_stats": [statistics(&model)] })))
 }
 
 pub(super) async fn stats_version(
     State(state): Shared,
     Path((name, version)): Path<(String, String)>,
 ) -> Result<Json, ApiError> {
-    state.model(&name, Some(&version)).map(|model| Json(json!({ "model_stats": [statistics(model)] })))
+    state.model(&name, Some(&version)).map(|model| Json(json!({ "model_stats": [statistics(&model)] })))
 }
 
 pub(super) async fn all_stats(State(state): Shared) -> Json {
-    let all: Vec<Value> = state.models.values().map(|model| statistics(model)).collect();
+    let all: Vec<Value> = state.models.served().iter().map(|model| statistics(model)).collect();
     Json(json!({ "model_stats": all }))
 }
 
-/// The body may say `{"ready": true}`, which changes nothing: every model served is ready.
-pub(super) async fn index(State(state): Shared, headers: HeaderMap, body: Body) -> Result<Json, ApiError> {
-    drop(state.bodies.read(&headers, body).await?);
-    let all = state.models.values().map(|model| {
-        json!({
-            "name": model.settings.name,
-            "version": model.settings.version,
-            "state": if state.is_draining() { "UNAVAILABLE" } else { "READY" },
-            "reason": "",
-        })
-    });
-    Ok(Json(all.collect()))
-}
-
 pub(super) async fn metrics(State(state): Shared) -> Response {
-    let queues = state.models.values().map(|model| (model.settings.name.as_str(), model.worker.queue_depth()));
+    let slots = state.models.all();
+    let waiting = |slot: &Slot| slot.served.as_ref().map(|model| model.worker.queue_depth());
+    let models = slots.iter().map(|(name, slot)| (name.as_str(), waiting(slot)));
     let cache = state.rows.cache.as_ref().map(hedge_agent_spool::Cache::stats);
-    let text = state.rows.metrics.render(cache, queues);
+    let devices = hedge_engine::device_states();
+    let text = state.rows.metrics.render(cache, models, state.models.bytes(), &devices);
     ([(header::CONTENT_TYPE, CONTENT_TYPE)], text).into_response()
 }
 
@@ -122,7 +111,7 @@ fn describe(model: &ServedModel) -> Value {
     };
     json!({
         "name": model.settings.name,
-        "versions": [model.settings.version],
+        "versions": [model.version],
         "platform": "hedge_onnx",
         "inputs": ports(&model.signature.inputs),
         "outputs": ports(&model.signature.outputs),
@@ -139,12 +128,12 @@ fn properties(model: &ServedModel) -> Value {
     };
     json!({
         "hedge.model": model.digest.to_string(),
-        "hedge.device": model.device_label,
+        "hedge.device": model.device_label(model.worker.stands_in()),
         "hedge.offload": offload,
         "hedge.threshold": settings.threshold.to_string(),
         "hedge.score": settings.score.name(),
         "hedge.cloud_model": settings.cloud_model.to_string(),
-        "hedge.labels": settings.labels.join(","),
+        "hedge.labels": model.labels.join(","),
     })
 }
 
@@ -180,7 +169,7 @@ fn statistics(model: &ServedModel) -> Value {
     let none = json!({ "count": 0, "ns": 0 });
     json!({
         "name": model.settings.name,
-        "version": model.settings.version,
+        "version": model.version,
         "last_inference": counts.last_unix_millis.load(Ordering::Relaxed),
         "inference_count": counts.success.count.load(Ordering::Relaxed),
         "execution_count": counts.infer.count.load(Ordering::Relaxed),

@@ -1,16 +1,19 @@
 //! The local API: Open Inference Protocol v2 over HTTP, JSON and the binary tensor extension.
 //!
 //! `routes` maps paths to handlers, `infer` is the way of an inference request, `request` and `response` translate bodies,
-//! `json` and `binary` their tensors, `json_body` wraps documents, `metadata` answers questions about models, `body` bounds what is read, `error` is the
-//! only shape that an error takes.
+//! `json` and `binary` their tensors, `json_body` wraps documents, `metadata` answers questions about models, `repository`
+//! loads and unloads them, `devices` tells how devices do, `body` bounds what is read, `error` is the only shape that an error
+//! takes.
 
 mod binary;
 mod body;
+mod devices;
 mod error;
 mod infer;
 mod json;
 mod json_body;
 mod metadata;
+mod repository;
 mod request;
 mod response;
 mod routes;

@@ -67,7 +67,7 @@ pub(crate) fn build(
     }
     let mut head = json!({
         "model_name": facts.model.settings.name,
-        "model_version": facts.model.settings.version,
+        "model_version": facts.model.version,
         "parameters": parameters(facts),
         "outputs": listed,
     });
@@ -114,7 +114,7 @@ fn describe(wish: &OutputWish, output: &Output, binary: &mut Vec<u8>) -> Value {
 fn parameters(facts: &ResponseFacts<'_>) -> Value {
     let Some(answer) = weakest(facts.answers) else { return json!({}) };
     let (digest, device) = match &answer.origin {
-        Origin::Edge => (facts.model.digest, facts.model.device_label.clone()),
+        Origin::Edge { stand_in } => (facts.model.digest, facts.model.device_label(*stand_in).to_owned()),
         Origin::Cloud { digest, gateway: Some(gateway) } => (*digest, format!("gateway {gateway}")),
         Origin::Cloud { digest, gateway: None } => (*digest, "gateway".to_owned()),
     };

@@ -1,6 +1,5 @@
 //! Paths and what they share.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -14,14 +13,15 @@ use axum::routing::{get, post};
 use super::body::BodyBudget;
 use super::error::ApiError;
 use super::request::Limits;
-use super::{infer, metadata};
+use super::{devices, infer, metadata, repository};
+use crate::catalog::Catalog;
 use crate::config::Settings;
 use crate::model::ServedModel;
 use crate::row::Shared;
 
 /// What every handler has.
 pub(crate) struct ApiState {
-    pub(crate) models: BTreeMap<String, Arc<ServedModel>>,
+    pub(crate) models: Arc<Catalog>,
     pub(crate) rows: Arc<Shared>,
     pub(super) bodies: BodyBudget,
     pub(super) limits: Limits,
@@ -31,10 +31,10 @@ pub(crate) struct ApiState {
 }
 
 impl ApiState {
-    pub(crate) fn new(settings: &Settings, models: Vec<Arc<ServedModel>>, rows: Arc<Shared>) -> Self {
+    pub(crate) fn new(settings: &Settings, models: Arc<Catalog>, rows: Arc<Shared>) -> Self {
         let bodies = BodyBudget::new(settings.max_body_bytes, settings.max_inflight_body_bytes);
         Self {
-            models: models.into_iter().map(|model| (model.settings.name.clone(), model)).collect(),
+            models,
             rows,
             limits: Limits {
                 deadline: settings.deadline,
@@ -49,14 +49,18 @@ impl ApiState {
     }
 
     /// The model of that name and version.
-    pub(super) fn model(&self, name: &str, version: Option<&str>) -> Result<&Arc<ServedModel>, ApiError> {
-        let Some(model) = self.models.get(name) else {
-            let names: Vec<&str> = self.models.keys().map(String::as_str).collect();
+    pub(super) fn model(&self, name: &str, version: Option<&str>) -> Result<Arc<ServedModel>, ApiError> {
+        let Some(slot) = self.models.slot(name) else {
+            let names: Vec<String> = self.models.all().into_keys().collect();
             return Err(ApiError::unknown(format!("there is no model {name:?}; there are {}", names.join(", "))));
         };
+        let Some(model) = slot.served else {
+            let why = slot.problem.unwrap_or_default();
+            return Err(ApiError::new(StatusCode::SERVICE_UNAVAILABLE, format!("model {name:?} is not served: {why}")));
+        };
         match version {
-            Some(version) if version != model.settings.version => {
-                let served = &model.settings.version;
+            Some(version) if version != model.version => {
+                let served = &model.version;
                 Err(ApiError::unknown(format!("model {name:?} has no version {version:?}; it is served as {served:?}")))
             }
             _ => Ok(model),
@@ -91,7 +95,10 @@ pub(crate) fn router(state: Arc<ApiState>) -> Router {
         .route("/v2/models/{name}/versions/{version}/config", get(metadata::config_version))
         .route("/v2/models/{name}/versions/{version}/stats", get(metadata::stats_version))
         .route("/v2/models/{name}/versions/{version}/infer", post(infer::infer_version))
-        .route("/v2/repository/index", post(metadata::index))
+        .route("/v2/repository/index", post(repository::index))
+        .route("/v2/repository/models/{name}/load", post(repository::load))
+        .route("/v2/repository/models/{name}/unload", post(repository::unload))
+        .route("/hedge/v1/devices", get(devices::devices))
         .route("/metrics", get(metadata::metrics))
         .fallback(unknown_path)
         .method_not_allowed_fallback(wrong_method)

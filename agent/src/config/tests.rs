@@ -39,7 +39,7 @@ fn the_example_shows_the_defaults() {
     assert_eq!(example.models.len(), 1);
     let shown = example.models.remove(0);
     assert_eq!(format!("{example:?}"), format!("{:?}", Config::default()));
-    let default = ModelSection::offloading(shown.name.clone(), shown.path.clone(), 0.5);
+    let default = ModelSection::offloading(shown.name.clone(), shown.path.clone().expect("a path is shown"), 0.5);
     assert_eq!(format!("{shown:?}"), format!("{default:?}"));
 }
 
@@ -49,7 +49,7 @@ fn the_example_names_every_key() {
     let shown = format!("{:#?}", parse(&example_in_full()));
     for line in shown.lines().filter_map(|line| line.trim().split_once(": ")) {
         let key = line.0;
-        let sections = ["agent", "http", "engine", "cache", "link", "offload", "log", "models"];
+        let sections = ["agent", "http", "engine", "cache", "link", "offload", "log", "repository", "models"];
         let found = EXAMPLE.contains(&format!("{key} =")) || (key != "offload" && sections.contains(&key));
         assert!(found, "{key} is not in the example");
     }
@@ -92,10 +92,28 @@ fn what_cannot_work_is_refused_by_key() {
     assert!(refused(|c| c.engine.device = "tpu".into()).starts_with("engine.device"));
     assert!(refused(|c| c.engine.max_batch = 0).starts_with("engine.max_batch"));
     assert!(refused(|c| c.engine.queue_rows = 8).starts_with("engine.queue_rows"));
+    assert!(refused(|c| c.engine.slow_after_ms = 0).starts_with("engine.slow_after_ms"));
+    assert!(refused(|c| c.engine.hang_after_secs = 0).starts_with("engine.hang_after_secs"));
+    assert!(refused(|c| c.models[0].path = None).starts_with("models.0.path: is missing"));
+    let folder = |c: &mut Config| c.repository.path = Some("/models".into());
+    assert!(refused(|c| (folder(c), c.repository.scan_ms = 9).1).starts_with("repository.scan_ms"));
+    assert!(refused(|c| (folder(c), c.repository.offload = "auto".into()).1).starts_with("repository.threshold"));
     assert!(refused(|c| c.cache.max_age_secs = 0).starts_with("cache.max_age_secs"));
     assert!(refused(|c| c.offload.deadline_ms = 0).starts_with("offload.deadline_ms"));
     assert!(refused(|c| c.offload.deadline_ms = 61_000).contains("must not exceed offload.max_deadline_ms"));
     assert!(refused(|c| c.log.level = "loud".into()).starts_with("log.level"));
+}
+
+#[test]
+fn a_folder_of_models_is_enough_and_its_models_may_be_configured_by_name() {
+    let toml = "[repository]\npath = \"/models\"\nthreshold = 0.9\noffload = \"auto\"\n[[models]]\nname = \"digits\"\noffload = \"never\"";
+    let settings = parse(toml).resolve().expect("it works");
+    assert_eq!(settings.models[0].path, None);
+    let other = settings.repository.expect("a folder").settings("other").expect("any name will do");
+    assert_eq!((other.name.as_str(), other.offload, other.threshold), ("other", Offload::Auto, 0.9));
+    let mut none = Config::default();
+    none.repository.path = Some("/models".into());
+    assert!(none.resolve().is_ok());
 }
 
 #[test]

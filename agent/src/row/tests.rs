@@ -2,6 +2,7 @@
 
 use hedge_agent_core::{Origin, Reason, Source, Status};
 use hedge_agent_spool::CacheConfig;
+use hedge_engine::Engine;
 use hedge_graph::Dim;
 use hedge_graph::build::GraphBuilder;
 use hedge_tensor::{DType, Tensor};
@@ -9,6 +10,7 @@ use hedge_wire::{Digest, GatewayId, Verdict};
 use tempfile::TempDir;
 
 use super::*;
+use crate::budget::Budget;
 use crate::cloud::tests::{FakeLink, cloud, presence, reply, up};
 use crate::config::{Config, ModelSection};
 
@@ -27,7 +29,10 @@ fn scene() -> Scene {
     let mut config = Config { models: vec![ModelSection::offloading("digits", path, 0.5)], ..Config::default() };
     config.engine.device = "cpu".into();
     let settings = config.resolve().unwrap();
-    let model = Arc::new(ServedModel::load(&settings.models[0], &settings).unwrap());
+    let (one, budget) = (&settings.models[0], Budget::new(u64::MAX));
+    let path = one.path.clone().unwrap();
+    let model = ServedModel::load(one, &path, &Engine::default(), &settings, &budget, Arc::default()).unwrap();
+    let model = Arc::new(model);
     let cache = CacheConfig { path: folder.path().join("cache"), max_bytes: 1 << 20, max_age: Duration::from_secs(60) };
     let link = Arc::<FakeLink>::default();
     let cloud = cloud(&link, None);

@@ -103,12 +103,12 @@ async fn what_keeps_an_agent_from_starting_is_named() {
     let address = taken.local_addr().unwrap().to_string();
     let error = start(&|c| c.http.listen = address.clone()).await.err().expect("the port is taken");
     assert!(error.to_string().contains("stop what uses it"), "{error}");
-    let error = start(&|c| c.models[0].path = "/nowhere.onnx".into()).await.err().expect("there is no file");
+    let error = start(&|c| c.models[0].path = Some("/nowhere.onnx".into())).await.err().expect("there is no file");
     assert!(error.to_string().contains("model \"tiny\": /nowhere.onnx cannot be read"), "{error}");
     let garbage = folder.path().join("garbage.onnx");
     std::fs::write(&garbage, "garbage").unwrap();
-    let error = start(&|c| c.models[0].path = garbage.clone()).await.err().expect("it is no model");
-    assert!(error.to_string().contains("no usable ONNX model"), "{error}");
+    let error = start(&|c| c.models[0].path = Some(garbage.clone())).await.err().expect("it is no model");
+    assert!(error.to_string().contains("no usable model"), "{error}");
     let error = start(&|c| c.models[0].score_output = Some("x".into())).await.err().expect("it is no output");
     assert!(error.to_string().contains("score_output \"x\" is no output"), "{error}");
     let error = start(&|c| c.link.url = Some("http://broker".into())).await.err().expect("there is no device id");

@@ -3,6 +3,8 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 mod client;
+mod faults;
+mod folder;
 mod inference;
 mod lifecycle;
 mod metadata;

@@ -1,6 +1,8 @@
 //! An agent with two copies of a tiny model: `tiny`, which may be offloaded, and `private`, which may not.
 
+use std::future::Future;
 use std::net::SocketAddr;
+use std::pin::Pin;
 
 use hedge_agent::{Agent, Config, ModelSection};
 use hedge_graph::Dim;
@@ -55,10 +57,14 @@ fn tiny() -> Vec<u8> {
 }
 
 impl Scene {
-    /// Runs a blocking piece of test beside the agent.
-    pub(crate) async fn with<T: Send + 'static>(&self, test: impl FnOnce(SocketAddr) -> T + Send + 'static) -> T {
+    /// Runs a blocking piece of test beside the agent: it has begun when this returns, and is waited for by awaiting.
+    pub(crate) fn with<T: Send + 'static>(
+        &self,
+        test: impl FnOnce(SocketAddr) -> T + Send + 'static,
+    ) -> Pin<Box<dyn Future<Output = T> + Send>> {
         let address = self.address;
-        tokio::task::spawn_blocking(move || test(address)).await.expect("the test's own thread does not panic")
+        let running = tokio::task::spawn_blocking(move || test(address));
+        Box::pin(async move { running.await.expect("the test's own thread does not panic") })
     }
 
     pub(crate) async fn infer(&self, request: Value) -> Response {

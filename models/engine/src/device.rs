@@ -168,12 +168,15 @@ impl Device {
 
     /// What people and answers are told: `cpu (flex)`, `gpu (NVIDIA H100, vulkan)`.
     pub fn label(&self) -> String {
-        match self.info.kind {
+        Device::label_of(&self.info)
+    }
+
+    /// The label of a device that a probe found.
+    pub fn label_of(info: &DeviceInfo) -> String {
+        match info.kind {
             DeviceKind::Cpu => "cpu (flex)".to_owned(),
-            DeviceKind::Gpu if self.info.software => {
-                format!("gpu ({}, {}, software)", self.info.name, self.info.api)
-            }
-            DeviceKind::Gpu => format!("gpu ({}, {})", self.info.name, self.info.api),
+            DeviceKind::Gpu if info.software => format!("gpu ({}, {}, software)", info.name, info.api),
+            DeviceKind::Gpu => format!("gpu ({}, {})", info.name, info.api),
         }
     }
 

@@ -4,13 +4,13 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use hedge_graph::Graph;
-use hedge_tensor::{NamedTensor, Tensor};
+use hedge_tensor::Tensor;
 
 use crate::burn::BurnExecutor;
 use crate::golden::Refusal;
 use crate::health::Health;
 use crate::model::Seat;
-use crate::supervise::{FaultPolicy, Lane, Recipe, Supervised};
+use crate::supervise::{Case, FaultPolicy, Lane, Recipe, Supervised, named};
 use crate::{
     Agreement, Candidate, Device, DeviceChoice, DeviceKind, Executor, Golden, LoadError, Model, RunError, Runnable,
     Signature,
@@ -69,21 +69,30 @@ impl Engine {
         self.policy
     }
 
-    /// Prepares `graph` on the CPU and on each device that `choice` allows, runs `golden` (or made-up inputs, with the CPU's
-    /// outputs as the reference) on each and keeps the fastest that agrees. On a device that may fail the CPU stands by.
-    pub fn load(&self, graph: &Graph, choice: DeviceChoice, golden: Option<&Golden>) -> Result<Model, LoadError> {
+    /// Prepares `graph` on the CPU and on each device that `choice` allows, runs all of `golden` (none: made-up inputs, with
+    /// the CPU's outputs as the reference) on each and keeps the fastest that agrees. On a device that may fail the CPU
+    /// stands by.
+    pub fn load(&self, graph: &Graph, choice: DeviceChoice, golden: &[Golden]) -> Result<Model, LoadError> {
         let signature = Signature::of(graph);
+        let made_up;
         let golden = match golden {
-            Some(golden) => golden.clone(),
-            None => Golden::made_up(&signature)?,
+            [] => {
+                made_up = [Golden::made_up(&signature)?];
+                &made_up
+            }
+            golden => golden,
         };
         let devices = self.candidates(choice);
         if choice == DeviceChoice::Gpu && devices.is_empty() {
             return Err(LoadError::NoGpu);
         }
-        let inputs = signature.arrange(golden.inputs).map_err(RunError::from)?;
-        let inputs = inputs.into_iter().map(|input| input.tensor).collect();
-        let mut trial = Trial { engine: self, graph, signature, inputs, reference: golden.outputs };
+        let case = |golden: &Golden| {
+            let inputs = signature.arrange(golden.inputs.clone()).map_err(RunError::from)?;
+            let inputs = inputs.into_iter().map(|input| input.tensor).collect();
+            Ok(Case { inputs, reference: golden.outputs.clone() })
+        };
+        let cases = golden.iter().map(case).collect::<Result<_, RunError>>()?;
+        let mut trial = Trial { engine: self, graph, signature, cases };
         let cpu = trial.cpu()?;
         let model = trial.choose(cpu, devices, choice)?;
         announce(&model, choice);
@@ -107,8 +116,8 @@ struct Trial<'a> {
     engine: &'a Engine,
     graph: &'a Graph,
     signature: Signature,
-    inputs: Vec<Tensor>,
-    reference: Vec<NamedTensor>,
+    /// At least one.
+    cases: Vec<Case>,
 }
 
 /// A device that agrees.
@@ -123,17 +132,16 @@ impl Trial<'_> {
     /// the model, not with a device.
     fn cpu(&mut self) -> Result<Box<dyn Runnable>, LoadError> {
         let mut runnable = self.engine.executor.prepare(self.graph, &Device::cpu())?;
-        let outputs = runnable.run(&self.inputs)?;
-        let names = self.output_names().into_iter();
-        let outputs: Vec<NamedTensor> = names.zip(outputs).map(|(name, tensor)| NamedTensor { name, tensor }).collect();
-        if self.reference.is_empty() {
-            self.reference = outputs;
-            return Ok(runnable);
+        let names = self.output_names();
+        for case in &mut self.cases {
+            let outputs = named(&names, runnable.run(&case.inputs)?);
+            if case.reference.is_empty() {
+                case.reference = outputs;
+            } else if let Err(why) = Agreement::check(&outputs, &case.reference) {
+                return Err(refused(vec![Candidate::refused(Device::cpu().label(), &why)]));
+            }
         }
-        match Agreement::check(&outputs, &self.reference) {
-            Ok(()) => Ok(runnable),
-            Err(why) => Err(refused(vec![Candidate::refused(Device::cpu().label(), &why)])),
-        }
+        Ok(runnable)
     }
 
     fn choose(
@@ -206,8 +214,7 @@ impl Trial<'_> {
             executor: Arc::clone(&self.engine.executor),
             graph: self.graph.clone(),
             device,
-            inputs: self.inputs.clone(),
-            reference: self.reference.clone(),
+            cases: self.cases.clone(),
             output_names: self.output_names(),
             policy: self.engine.policy,
         }
@@ -219,11 +226,12 @@ impl Trial<'_> {
     }
 
     fn median(&self, mut run: impl FnMut(&[Tensor]) -> Result<Vec<Tensor>, RunError>) -> Result<Duration, RunError> {
+        let inputs = self.cases.first().map_or(&[][..], |case| &case.inputs);
         let started = Instant::now();
         let mut times = Vec::with_capacity(TIMED_RUNS);
         while times.len() < TIMED_RUNS && (times.is_empty() || started.elapsed() < TIMED_FOR) {
             let start = Instant::now();
-            run(&self.inputs)?;
+            run(inputs)?;
             times.push(start.elapsed());
         }
         times.sort_unstable();

@@ -72,7 +72,7 @@ impl Model {
     /// Prepares `graph` on each device that `choice` allows, runs `golden` (or made-up inputs, with the CPU's outputs as the
     /// reference) on each and keeps the fastest that agrees: [`Engine::load`] of the engine of this machine.
     pub fn load(graph: &Graph, choice: DeviceChoice, golden: Option<&Golden>) -> Result<Model, LoadError> {
-        Engine::default().load(graph, choice, golden)
+        Engine::default().load(graph, choice, golden.map(std::slice::from_ref).unwrap_or_default())
     }
 
     /// Prepares `graph` on `device` without a golden run: to examine the executor itself, never to serve.

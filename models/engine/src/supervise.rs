@@ -64,11 +64,17 @@ pub(crate) struct Recipe {
     pub(crate) executor: Arc<dyn Executor>,
     pub(crate) graph: Graph,
     pub(crate) device: Device,
-    /// Golden inputs in the order of the graph.
-    pub(crate) inputs: Vec<Tensor>,
-    pub(crate) reference: Vec<NamedTensor>,
+    /// At least one.
+    pub(crate) cases: Vec<Case>,
     pub(crate) output_names: Vec<String>,
     pub(crate) policy: FaultPolicy,
+}
+
+/// Golden inputs in the order of the graph, and what the model must make of them.
+#[derive(Clone)]
+pub(crate) struct Case {
+    pub(crate) inputs: Vec<Tensor>,
+    pub(crate) reference: Vec<NamedTensor>,
 }
 
 impl Recipe {
@@ -76,21 +82,26 @@ impl Recipe {
     fn prepare(&self, generation: u64) -> Result<Box<dyn Runnable>, Refusal> {
         let device = self.device.at(generation);
         let mut runnable = guarded(|| Ok(self.executor.prepare(&self.graph, &device)))??;
-        let outputs = guarded(|| runnable.run(&self.inputs))?;
-        let names = self.output_names.iter().cloned();
-        let outputs: Vec<NamedTensor> = names.zip(outputs).map(|(name, tensor)| NamedTensor { name, tensor }).collect();
-        Agreement::check(&outputs, &self.reference)?;
+        for case in &self.cases {
+            let outputs = guarded(|| runnable.run(&case.inputs))?;
+            Agreement::check(&named(&self.output_names, outputs), &case.reference)?;
+        }
         Ok(runnable)
     }
 
-    /// Whether there is NaN in an output in which the golden run had none.
+    /// Whether there is NaN in an output in which the golden runs had none.
     fn is_suspect(&self, outputs: &[Tensor]) -> bool {
-        let named = self.output_names.iter().zip(outputs);
-        named.into_iter().any(|(name, output)| {
-            let golden = self.reference.iter().find(|golden| golden.name == *name);
-            output.has_nan() && golden.is_some_and(|golden| !golden.tensor.has_nan())
-        })
+        let dreams = |name: &String| {
+            let golden = self.cases.iter().flat_map(|case| &case.reference);
+            golden.filter(|golden| golden.name == *name).any(|golden| golden.tensor.has_nan())
+        };
+        self.output_names.iter().zip(outputs).any(|(name, output)| output.has_nan() && !dreams(name))
     }
+}
+
+/// Outputs with their names.
+pub(crate) fn named(names: &[String], outputs: Vec<Tensor>) -> Vec<NamedTensor> {
+    names.iter().zip(outputs).map(|(name, tensor)| NamedTensor { name: name.clone(), tensor }).collect()
 }
 
 /// The device's thread, seen from the worker.

@@ -4,7 +4,7 @@
 //! full, the maximum wait is over, or a sample of another shape comes, which starts the next batch.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, SyncSender, TrySendError};
 use std::time::{Duration, Instant};
 
@@ -68,6 +68,7 @@ struct Shared {
     executor: &'static str,
     queue_rows: usize,
     waiting: AtomicUsize,
+    stands_in: AtomicBool,
 }
 
 struct Job {
@@ -86,6 +87,7 @@ impl Worker {
             executor: model.executor(),
             queue_rows: policy.queue_rows.max(1),
             waiting: AtomicUsize::new(0),
+            stands_in: AtomicBool::new(false),
         });
         let (jobs, queue) = mpsc::sync_channel(shared.queue_rows);
         // A model whose leading dimension is fixed runs one sample at a time.
@@ -111,6 +113,11 @@ impl Worker {
             RanOn::Device => &self.shared.device,
             RanOn::StandIn => &self.shared.stand_in,
         }
+    }
+
+    /// Whether the CPU ran the last batch in the place of the model's device.
+    pub fn stands_in(&self) -> bool {
+        self.shared.stands_in.load(Ordering::Relaxed)
     }
 
     /// The executor's name.
@@ -191,6 +198,7 @@ impl Run {
         let size = batch.len();
         match result.and_then(|(outputs, ran_on)| Ok((rows(outputs, size)?, ran_on))) {
             Ok((rows, ran_on)) => {
+                self.shared.stands_in.store(ran_on == RanOn::StandIn, Ordering::Relaxed);
                 for (job, outputs) in batch.into_iter().zip(rows) {
                     let queue_time = started.saturating_duration_since(job.submitted);
                     // The caller may have given up: then nobody is there to be told.

@@ -49,11 +49,11 @@ fn outputs(n: f32) -> Outputs {
 }
 
 fn sure() -> LocalResult {
-    LocalResult { outputs: outputs(1.0), score: Some(0.9) }
+    LocalResult { outputs: outputs(1.0), score: Some(0.9), stand_in: false }
 }
 
 fn unsure() -> LocalResult {
-    LocalResult { outputs: outputs(2.0), score: Some(0.1) }
+    LocalResult { outputs: outputs(2.0), score: Some(0.1), stand_in: false }
 }
 
 fn verdict() -> Event {
@@ -159,7 +159,7 @@ fn a_sure_local_answer_stays_local_and_says_that_nothing_certifies_it() {
     let bench = Bench::auto(online()).ran(sure());
     bench.answered(Source::Edge, Status::Uncertified, Reason::NoCertificate);
     assert_eq!(bench.answer().confidence, Some(0.9));
-    assert_eq!(bench.answer().origin, Origin::Edge);
+    assert_eq!(bench.answer().origin, Origin::Edge { stand_in: false });
     assert!(bench.done.contains(&Action::StoreLocal(sure())));
 }
 
@@ -489,4 +489,14 @@ fn any_event(random: &mut impl Rng) -> Event {
         14 => Event::Arrived,
         _ => Event::Timer,
     }
+}
+
+#[test]
+fn an_answer_of_the_stand_in_says_that_the_device_failed() {
+    let stand_in = LocalResult { stand_in: true, ..sure() };
+    let bench = Bench::auto(online()).ran(stand_in);
+    bench.answered(Source::Edge, Status::Uncertified, Reason::DeviceFault);
+    assert_eq!(bench.answer().origin, Origin::Edge { stand_in: true });
+    let unsure = LocalResult { stand_in: true, ..unsure() };
+    Bench::auto(offline()).ran(unsure).answered(Source::Edge, Status::Uncertified, Reason::DeviceFault);
 }

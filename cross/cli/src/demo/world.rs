@@ -182,15 +182,8 @@ fn agent_config(
         link: LinkSection { url: Some(broker.into()), ..LinkSection::default() },
         offload: OffloadSection { deadline_ms, ..OffloadSection::default() },
         models: vec![ModelSection {
-            name: digits::NAME.into(),
-            version: "1".into(),
-            path: model.into(),
-            offload: "auto".into(),
-            threshold: Some(manifest.threshold),
-            score: hedge_certify::Score::Margin,
-            score_output: None,
-            cloud_model: None,
             labels: manifest.labels.clone(),
+            ..ModelSection::offloading(digits::NAME, model, manifest.threshold)
         }],
         ..Config::default()
     }
