@@ -11,6 +11,7 @@ mod batch_norm;
 mod blocks;
 mod compare;
 mod contraction;
+mod contrib;
 pub(super) mod control;
 mod convert;
 mod convolution;
@@ -154,8 +155,10 @@ pub(crate) fn is_known(domain: &str, op: &str) -> bool {
 
 /// The builder of an operator without bodies, `None` where there is none.
 pub(crate) fn builder(domain: &str, op: &str) -> Option<Builder> {
-    if !(domain.is_empty() || domain == "ai.onnx") {
-        return None;
+    match domain {
+        "" | "ai.onnx" => {}
+        "com.microsoft" => return contrib::builder(op),
+        _ => return None,
     }
     let families = [
         elementwise::builder,
@@ -192,6 +195,7 @@ pub(crate) fn builder(domain: &str, op: &str) -> Option<Builder> {
         detect::builder,
         loss::builder,
         random::builder,
+        contrib::unofficial,
     ];
     families.iter().find_map(|family| family(op))
 }
@@ -393,5 +397,7 @@ mod tests {
         assert!(builder("", "Add").is_some());
         assert!(builder("ai.onnx", "Add").is_some());
         assert!(builder("com.microsoft", "Add").is_none());
+        assert!(builder("com.microsoft", "FusedConv").is_some());
+        assert!(builder("", "FusedConv").is_none());
     }
 }

@@ -7,7 +7,7 @@
 
 mod convolution;
 mod grid;
-mod linear;
+pub(super) mod linear;
 mod product;
 
 use burn_backend::ops::FloatTensorOps;

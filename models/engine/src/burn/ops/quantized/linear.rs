@@ -2,11 +2,12 @@
 
 use std::sync::Arc;
 
+use hedge_graph::Node;
 use hedge_tensor::{DType, Tensor};
 
 use super::super::{BoxOp, Builder, OpError, broadcast_shape, host, on_host};
-use super::product::{Kept, multiply_all, widened};
-use super::{floats, narrowed, quantized, range_of};
+use super::product::{Kept, Requantize, multiply_all, single, widened};
+use super::{float_tensor, floats, narrowed, quantized, range_of};
 
 pub(super) fn builder(op: &str) -> Option<Builder> {
     match op {
@@ -50,6 +51,78 @@ fn qlinear_matmul() -> Result<BoxOp, OpError> {
     })
 }
 
+/// Sums times the scales of both operands, with a bias.
+pub(in super::super) fn matmul_to_float() -> Result<BoxOp, OpError> {
+    let product = IntegerProduct::new();
+    on_host(move |inputs| {
+        let (need, optional) = (|index| host::need(inputs, index), |index| host::optional(inputs, index));
+        let sums = product.run((need(0)?, optional(4)), (need(1)?, optional(5)))?;
+        let dtype = need(2)?.dtype();
+        let values = sums.scaled(floats(need(2)?)?, floats(need(3)?)?, optional(6))?;
+        Ok(vec![float_tensor(values, &sums.shape, dtype)?])
+    })
+}
+
+/// As [`matmul_to_float`], of a left operand that is quantized on the way.
+pub(in super::super) fn dynamic_matmul() -> Result<BoxOp, OpError> {
+    let product = IntegerProduct::new();
+    on_host(move |inputs| {
+        let (need, optional) = (|index| host::need(inputs, index), |index| host::optional(inputs, index));
+        let quantized = super::dynamic(&inputs[..1])?;
+        let [x, scale, zero] = quantized.as_slice() else {
+            return Err(OpError::new("its input was not quantized"));
+        };
+        let sums = product.run((x, Some(zero)), (need(1)?, optional(3)))?;
+        let values = sums.scaled(floats(scale)?, floats(need(2)?)?, optional(4))?;
+        Ok(vec![float_tensor(values, &sums.shape, DType::F32)?])
+    })
+}
+
+/// A product of matrices, either of them transposed, to 8 bits or where it has no scale to floats. Its bias has the scale of
+/// the product.
+pub(in super::super) fn gemm(node: &Node) -> Result<BoxOp, OpError> {
+    let (alpha, product) = (node.float("alpha", 1.0), IntegerProduct::new());
+    let (transpose_a, transpose_b) = (node.int("transA", 0) != 0, node.int("transB", 0) != 0);
+    let turned = Kept::new();
+    on_host(move |inputs| {
+        let (need, optional) = (|index| host::need(inputs, index), |index| host::optional(inputs, index));
+        let a = if transpose_a { transposed(need(0)?)? } else { need(0)?.clone() };
+        let b = match transpose_b {
+            true => turned.get(&[need(3)?], || transposed(need(3)?))?.as_ref().clone(),
+            false => need(3)?.clone(),
+        };
+        let mut sums = product.run((&a, Some(need(2)?)), (&b, Some(need(5)?)))?;
+        if let Some(bias) = optional(6) {
+            sums.add(bias)?;
+        }
+        let scales = floats(need(4)?)?.into_iter().map(|scale| scale * alpha).collect();
+        let Some(scale) = optional(7) else {
+            let values = sums.scaled(floats(need(1)?)?, scales, None)?;
+            return Ok(vec![float_tensor(values, &sums.shape, DType::F32)?]);
+        };
+        let output = Requantize::to(optional(8), a.dtype())?;
+        let (low, high) = range_of(output.dtype)?;
+        let divisor = single(scale, "y_scale")?;
+        let factors: Vec<f32> = floats(need(1)?)?.into_iter().map(|scale| scale / divisor).collect();
+        let values = sums.scaled(factors, scales, None)?;
+        let values: Vec<f32> = values.into_iter().map(|value| quantized(value, output.zero, low, high)).collect();
+        Ok(vec![narrowed(&values, &sums.shape, output.dtype)?])
+    })
+}
+
+fn transposed(tensor: &Tensor) -> Result<Tensor, OpError> {
+    let &[rows, columns] = tensor.shape() else {
+        return Err(OpError::new(format!("a matrix is needed, but this one has shape {:?}", tensor.shape())));
+    };
+    if tensor.dtype().size_bytes() != 1 {
+        return Err(OpError::new(format!("8-bit integers are multiplied, but its input is {}", tensor.dtype())));
+    }
+    let bytes = tensor.bytes();
+    let turned: Vec<u8> =
+        (0..columns).flat_map(|column| bytes.iter().skip(column).step_by(columns.max(1)).take(rows).copied()).collect();
+    Ok(Tensor::new(tensor.dtype(), vec![columns, rows], turned.into())?)
+}
+
 /// A product's sums, row by row over all batches.
 pub(super) struct Sums {
     pub(super) values: Vec<i32>,
@@ -58,6 +131,40 @@ pub(super) struct Sums {
     pub(super) columns: usize,
     /// Rows of one matrix.
     rows: usize,
+}
+
+impl Sums {
+    /// With a bias of 32-bit integers, which broadcasts over the matrix.
+    fn add(&mut self, bias: &Tensor) -> Result<(), OpError> {
+        let bias_values = bias.to_vec::<i32>()?;
+        let (columns, rows) = (self.columns, self.rows);
+        let steps = match *bias.shape() {
+            [] | [1] | [1, 1] => (0, 0),
+            [size] | [1, size] if size == columns => (0, 1),
+            [size, 1] if size == rows => (1, 0),
+            [first, second] if (first, second) == (rows, columns) => (columns, 1),
+            _ => return Err(OpError::new(format!("a bias of shape {:?} does not fit {:?}", bias.shape(), self.shape))),
+        };
+        for (row, sums) in self.values.chunks_mut(columns.max(1)).enumerate() {
+            for (column, sum) in sums.iter_mut().enumerate() {
+                *sum = sum.wrapping_add(bias_values[row * steps.0 + column * steps.1]);
+            }
+        }
+        Ok(())
+    }
+
+    /// As floats, times the scales of rows and of columns, and with a bias of each column.
+    fn scaled(&self, rows: Vec<f32>, columns: Vec<f32>, bias: Option<&Tensor>) -> Result<Vec<f32>, OpError> {
+        let rows = PerRow::new(rows, self, "the left scale")?;
+        let columns = PerColumn::new(columns, self, "the right scale")?;
+        let bias = bias.map(|bias| PerColumn::new(floats(bias)?, self, "its bias")).transpose()?;
+        let scaled = self.values.iter().enumerate().map(|(index, &sum)| {
+            let (row, column) = (index / self.columns, index % self.columns);
+            let product = sum as f32 * (rows.at(row) * columns.at(row, column));
+            product + bias.as_ref().map_or(0.0, |bias| bias.at(row, column))
+        });
+        Ok(scaled.collect())
+    }
 }
 
 /// Parameters of one, of each row of a matrix, or of each row of all matrices.

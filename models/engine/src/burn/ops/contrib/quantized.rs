@@ -1,0 +1,89 @@
+//! Operators on 8-bit numbers between two scales: computed as floats, which hold them exactly, and quantized again. The
+//! matrix products are exact integer ones.
+
+use hedge_graph::{Attribute, Node};
+
+use super::super::layout::concatenated;
+use super::super::quantized::linear;
+use super::super::{BoxOp, Builder, Inputs, OpError, one};
+use super::{Part, channels_first, channels_last};
+use crate::burn::{Context, Value};
+
+pub(super) fn builder(op: &str) -> Option<Builder> {
+    Some(match op {
+        "QLinearAdd" => |_, opset| binary("Add", opset),
+        "QLinearMul" => |_, opset| binary("Mul", opset),
+        "QLinearSigmoid" => |_, opset| unary(Part::new("Sigmoid", &[], opset)?, false, opset),
+        "QLinearLeakyRelu" => |node, opset| unary(Part::of("LeakyRelu", node, opset)?, false, opset),
+        "QLinearSoftmax" => |node, opset| unary(Part::of("Softmax", node, node.int("opset", 13))?, false, opset),
+        "QLinearGlobalAveragePool" => {
+            |node, opset| unary(Part::new("GlobalAveragePool", &[], opset)?, node.int("channels_last", 0) != 0, opset)
+        }
+        "QLinearAveragePool" => {
+            |node, opset| unary(Part::of("AveragePool", node, opset)?, node.int("channels_last", 0) != 0, opset)
+        }
+        "QLinearConcat" => concat,
+        "QGemm" => |node, _| linear::gemm(node),
+        "MatMulIntegerToFloat" => |_, _| linear::matmul_to_float(),
+        "DynamicQuantizeMatMul" => |_, _| linear::dynamic_matmul(),
+        _ => return None,
+    })
+}
+
+/// The ways into floats and out of them.
+struct Gates {
+    dequantize: Part,
+    quantize: Part,
+}
+
+impl Gates {
+    fn new(opset: i64) -> Result<Self, OpError> {
+        // By tensor only; the axis is that of a tensor with any number of dimensions.
+        let axis = [("axis", Attribute::Int(0))];
+        Ok(Gates {
+            dequantize: Part::new("DequantizeLinear", &axis, opset)?,
+            quantize: Part::new("QuantizeLinear", &axis, opset)?,
+        })
+    }
+
+    /// The operand at `index`, with its scale and zero point behind it.
+    fn take(&self, inputs: &mut Inputs, index: usize, context: &Context) -> Result<Value, OpError> {
+        let x = inputs.take(index)?;
+        self.dequantize.run(vec![Some(x), Some(inputs.take(index + 1)?), inputs.optional(index + 2)], context)
+    }
+
+    /// To the scale and zero point at `index`.
+    fn give(&self, x: Value, inputs: &mut Inputs, index: usize, context: &Context) -> Result<Value, OpError> {
+        self.quantize.run(vec![Some(x), Some(inputs.take(index)?), inputs.optional(index + 1)], context)
+    }
+}
+
+fn binary(op: &str, opset: i64) -> Result<BoxOp, OpError> {
+    let (gates, part) = (Gates::new(opset)?, Part::new(op, &[], opset)?);
+    one(move |context, mut inputs| {
+        let (a, b) = (gates.take(&mut inputs, 0, context)?, gates.take(&mut inputs, 3, context)?);
+        let y = part.run(vec![Some(a), Some(b)], context)?;
+        gates.give(y, &mut inputs, 6, context)
+    })
+}
+
+fn unary(part: Part, last: bool, opset: i64) -> Result<BoxOp, OpError> {
+    let gates = Gates::new(opset)?;
+    one(move |context, mut inputs| {
+        let x = gates.take(&mut inputs, 0, context)?;
+        let x = if last { channels_first(x, context)? } else { x };
+        let y = part.run(vec![Some(x)], context)?;
+        let y = if last { channels_last(y, context)? } else { y };
+        gates.give(y, &mut inputs, 3, context)
+    })
+}
+
+fn concat(node: &Node, opset: i64) -> Result<BoxOp, OpError> {
+    let gates = Gates::new(opset)?;
+    let (axis, count) = (node.int("axis", 0), node.inputs.len().saturating_sub(2) / 3);
+    one(move |context, mut inputs| {
+        let parts =
+            (0..count).map(|index| gates.take(&mut inputs, 2 + 3 * index, context)).collect::<Result<_, _>>()?;
+        gates.give(concatenated(parts, axis, context)?, &mut inputs, 0, context)
+    })
+}
