@@ -167,9 +167,15 @@ impl<'a> Preparation<'a> {
             Err(error) => return Err(PrepareError::Node { node: step.node, op: step.op, why: error.to_string() }),
         };
         for (slot, value) in step.outputs.iter().zip(values) {
-            if let Some(slot) = *slot {
-                self.constants[slot] = Some(value);
-            }
+            let Some(slot) = *slot else { continue };
+            // Weights that were made on the host, as dequantized ones are, go to the device once like any other.
+            let placed = if value.is_host() && value.is_float() { value.into_device(self.context) } else { Ok(value) };
+            let placed = placed.map_err(|why| PrepareError::Node {
+                node: step.node.clone(),
+                op: step.op.clone(),
+                why: why.to_string(),
+            })?;
+            self.constants[slot] = Some(placed);
         }
         Ok(())
     }

@@ -40,14 +40,14 @@ impl Bias {
     ) -> Result<Option<Self>, OpError> {
         let mask = mask.map(|mask| additive(mask, scores, dtype, context)).transpose()?;
         let positions = allowed.bias(scores)?;
-        let upload = |(values, shape, _): (Vec<f32>, Vec<usize>, bool)| {
+        let upload = |Positions { values, shape, .. }| {
             cast(B::float_from_data(TensorData::new(values, shape), &context.device), float_type(dtype))
         };
         Ok(match (mask, positions) {
             (None, None) => None,
             (Some(tensor), None) => Some(Bias { tensor, may_be_empty: true }),
             (None, Some(positions)) => {
-                let may_be_empty = positions.2;
+                let may_be_empty = positions.empty;
                 Some(Bias { tensor: upload(positions), may_be_empty })
             }
             (Some(mask), Some(positions)) => {
@@ -57,9 +57,17 @@ impl Bias {
     }
 }
 
+/// The bias of positions.
+struct Positions {
+    values: Vec<f32>,
+    /// `[batch or 1, 1, queries, keys]`.
+    shape: Vec<usize>,
+    /// Whether a query sees no key.
+    empty: bool,
+}
+
 impl Allowed {
-    /// The bias, its shape `[batch or 1, 1, queries, keys]`, and whether a query sees no key.
-    fn bias(&self, [batch, _, queries, keys]: [usize; 4]) -> Result<Option<(Vec<f32>, Vec<usize>, bool)>, OpError> {
+    fn bias(&self, [batch, _, queries, keys]: [usize; 4]) -> Result<Option<Positions>, OpError> {
         if !self.causal && self.left.is_none() && self.right.is_none() && self.filled.is_none() {
             return Ok(None);
         }
@@ -77,7 +85,7 @@ impl Allowed {
             empty |= seen.is_empty();
             values[seen].fill(0.0);
         }
-        Ok(Some((values, shape, empty)))
+        Ok(Some(Positions { values, shape, empty }))
     }
 
     fn seen(&self, sample: usize, query: usize, keys: usize) -> std::ops::Range<usize> {

@@ -69,17 +69,17 @@ impl Heads {
         let (shape, values) = (mask.shape(), mask.to_ints()?);
         let wrong = || OpError::new(format!("a mask of shape {shape:?} does not fit {batch} sequences of {keys} keys"));
         let biased = |kept: bool| if kept { 0.0 } else { self.filter };
-        let (bias, rows): (Vec<f32>, usize) = match shape.as_slice() {
+        let (bias, rows): (Vec<f32>, usize) = match *shape.as_slice() {
             // How many keys each sequence has, and in the second form where each begins.
-            &[count] if count == batch || count == 2 * batch => {
+            [count] if count == batch || count == 2 * batch => {
                 let start = |sample: usize| values.get(batch + sample).copied().unwrap_or(0);
                 let seen = |sample: usize, key: usize| (start(sample)..values[sample]).contains(&(key as i64));
                 ((0..batch * keys).map(|index| biased(seen(index / keys, index % keys))).collect(), 1)
             }
-            &[samples, length] if samples == batch && length == keys => {
+            [samples, length] if samples == batch && length == keys => {
                 (values.iter().map(|&kept| biased(kept != 0)).collect(), 1)
             }
-            &[samples, rows, length] if samples == batch && rows == queries && length == keys => {
+            [samples, rows, length] if samples == batch && rows == queries && length == keys => {
                 (values.iter().map(|&kept| biased(kept != 0)).collect(), queries)
             }
             _ => return Err(wrong()),
