@@ -86,6 +86,11 @@ impl Program {
         self.outputs.iter().map(output).collect()
     }
 
+    /// How many steps run one of `ops`.
+    pub(super) fn count_of(&self, ops: &[&str]) -> usize {
+        self.steps.iter().filter(|step| ops.contains(&step.op.as_str())).count()
+    }
+
     /// What was computed in this run, or a constant.
     fn read(&self, source: Source, slots: &mut [Option<Value>]) -> Option<Value> {
         let computed = if source.last { slots[source.slot].take() } else { slots[source.slot].clone() };
