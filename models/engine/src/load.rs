@@ -74,26 +74,20 @@ impl Engine {
     /// stands by.
     pub fn load(&self, graph: &Graph, choice: DeviceChoice, golden: &[Golden]) -> Result<Model, LoadError> {
         let signature = Signature::of(graph);
-        let made_up;
-        let golden = match golden {
-            [] => {
-                made_up = [Golden::made_up(&signature)?];
-                &made_up
-            }
-            golden => golden,
-        };
         let devices = self.candidates(choice);
         if choice == DeviceChoice::Gpu && devices.is_empty() {
             return Err(LoadError::NoGpu);
         }
-        let case = |golden: &Golden| {
-            let inputs = signature.arrange(golden.inputs.clone()).map_err(RunError::from)?;
-            let inputs = inputs.into_iter().map(|input| input.tensor).collect();
-            Ok(Case { inputs, reference: golden.outputs.clone() })
+        let mut cpu = self.executor.prepare(graph, &Device::cpu())?;
+        let trial = if golden.is_empty() {
+            let made_up = Golden::made_up(&signature, |inputs| cpu.run(inputs))?;
+            Trial { engine: self, graph, cases: vec![case(&signature, &made_up)?], signature }
+        } else {
+            let cases = golden.iter().map(|golden| case(&signature, golden)).collect::<Result<_, _>>()?;
+            let mut trial = Trial { engine: self, graph, signature, cases };
+            trial.prove(cpu.as_mut())?;
+            trial
         };
-        let cases = golden.iter().map(case).collect::<Result<_, RunError>>()?;
-        let mut trial = Trial { engine: self, graph, signature, cases };
-        let cpu = trial.cpu()?;
         let model = trial.choose(cpu, devices, choice)?;
         announce(&model, choice);
         Ok(model)
@@ -109,6 +103,13 @@ impl Engine {
             }
         }
     }
+}
+
+/// The golden vectors in the order of the signature.
+fn case(signature: &Signature, golden: &Golden) -> Result<Case, RunError> {
+    let inputs = signature.arrange(golden.inputs.clone())?;
+    let inputs = inputs.into_iter().map(|input| input.tensor).collect();
+    Ok(Case { inputs, reference: golden.outputs.clone() })
 }
 
 /// The golden run of one model over several devices.
@@ -128,20 +129,19 @@ struct Agreed {
 }
 
 impl Trial<'_> {
-    /// The model on the CPU, whose outputs are the reference where there is no other. What the CPU cannot do is wrong with
-    /// the model, not with a device.
-    fn cpu(&mut self) -> Result<Box<dyn Runnable>, LoadError> {
-        let mut runnable = self.engine.executor.prepare(self.graph, &Device::cpu())?;
+    /// Runs the cases on the CPU, whose outputs are the reference where there is no other. What the CPU cannot do is wrong
+    /// with the model, not with a device.
+    fn prove(&mut self, cpu: &mut dyn Runnable) -> Result<(), LoadError> {
         let names = self.output_names();
         for case in &mut self.cases {
-            let outputs = named(&names, runnable.run(&case.inputs)?);
+            let outputs = named(&names, cpu.run(&case.inputs)?);
             if case.reference.is_empty() {
                 case.reference = outputs;
             } else if let Err(why) = Agreement::check(&outputs, &case.reference) {
                 return Err(refused(vec![Candidate::refused(Device::cpu().label(), &why)]));
             }
         }
-        Ok(runnable)
+        Ok(())
     }
 
     fn choose(

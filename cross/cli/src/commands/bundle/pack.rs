@@ -6,6 +6,7 @@ use anyhow::{Context, Result};
 use clap::Args;
 use hedge_bundle::{Draft, GoldenCase};
 use hedge_engine::{Device, Golden, Model};
+use hedge_tensor::Tensor;
 
 use super::hex;
 use crate::failure::hinted;
@@ -59,7 +60,8 @@ pub(crate) fn run(args: &Pack) -> Result<()> {
 /// Made-up inputs, and what the CPU makes of them.
 fn golden(graph: &hedge_graph::Graph) -> Result<GoldenCase> {
     let mut model = Model::unproven(graph, Device::cpu())?;
-    let inputs = Golden::made_up(model.signature())?.inputs;
-    let outputs = model.run(&inputs)?;
+    let signature = model.signature().clone();
+    let run = |inputs: &[Tensor]| Ok(model.run_arranged(inputs)?.into_iter().map(|output| output.tensor).collect());
+    let Golden { inputs, outputs } = Golden::made_up(&signature, run)?;
     Ok(GoldenCase { inputs, outputs })
 }
