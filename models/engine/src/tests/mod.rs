@@ -7,6 +7,7 @@ mod operators;
 mod serving;
 mod training;
 mod transform;
+mod vision;
 
 use hedge_graph::{Attribute, Dim, Graph, GraphBuilder};
 use hedge_tensor::{DType, NamedTensor, Tensor};

@@ -139,7 +139,14 @@ fn causal(node: &Node, _: i64) -> Result<BoxOp, OpError> {
         let (shape, dtype) = (padded.shape(), padded.dtype());
         let kernel = weight.shape();
         let state = kernel.last().copied().unwrap_or(1) - 1;
-        let y = convolve(padded.clone(), weight, bias, &WindowSpec::plain(), shape[1], context)?;
+        // Few elements are summed, but they go into a state: halves are summed in 32 bits on every device.
+        let halves = dtype == DType::F16 && context.is_gpu() && !shape.contains(&0);
+        let wide = |value: Value| {
+            if halves { Ok::<_, OpError>(Value::float(widened(value, context)?)) } else { Ok(value) }
+        };
+        let (x, weight, bias) = (wide(padded.clone())?, wide(weight)?, bias.map(wide).transpose()?);
+        let y = convolve(x, weight, bias, &WindowSpec::plain(), shape[1], context)?;
+        let y = if halves { narrowed(y.into_float(context)?, dtype) } else { y };
         let y = if activated { silu(y, dtype, context)? } else { y };
         Ok(vec![y, tail(padded, state, context)?])
     })

@@ -146,7 +146,10 @@ impl Sampling {
         };
         let (low, high) = self.borders(size);
         let at = match self.beyond {
-            Beyond::Border if !(low..=high).contains(&at) => at.clamp(0.0, size as f64 - 1.0),
+            // Cubic neighbours are clamped one by one instead, as onnxruntime and PyTorch do.
+            Beyond::Border if !matches!(self.filter, Filter::Cubic) && !(low..=high).contains(&at) => {
+                at.clamp(0.0, size as f64 - 1.0)
+            }
             Beyond::Reflection if !(low..=high).contains(&at) => reflected(at, low, high),
             _ => at,
         };

@@ -6,6 +6,7 @@ use hedge_graph::Node;
 use hedge_tensor::{DType, Tensor, element_count};
 
 use super::host::with_elements;
+use super::precision::{narrowed, widened};
 use super::{BoxOp, Builder, OpError, aligned, broadcast_shape, integer_product, one, reshaped, with_rank};
 use crate::burn::{B, Context, Primitive, Value};
 
@@ -88,7 +89,14 @@ fn gemm(node: &Node, _: i64) -> Result<BoxOp, OpError> {
         }
         let dtype = same_type(&a, &b)?;
         let out = [left[0], right[1]];
-        let product = product(a, b, &[], dtype, context)?;
+        // On the CPU halves are scaled and added in 32 bits, and rounded once.
+        let wide = |value: Value| match dtype {
+            DType::F16 if !context.is_gpu() && !value.shape().contains(&0) => {
+                Ok(Value::float(widened(value, context)?))
+            }
+            _ => Ok::<_, OpError>(value),
+        };
+        let product = product(wide(a)?, wide(b)?, &[], dtype, context)?;
         // A factor of 0 leaves the addend out, even where it is no number.
         let addend = inputs.optional(2).filter(|_| beta != 0.0);
         if let Some(c) = &addend
@@ -106,10 +114,11 @@ fn gemm(node: &Node, _: i64) -> Result<BoxOp, OpError> {
                 with_elements!(dtype, T => integer_product::scaled_sum::<T>(&product, addend.as_ref(), alpha, beta))?;
             return Ok(Value::host(y));
         }
-        let product = Value::float(scaled(product.into_float(context)?, alpha));
-        let Some(c) = addend else { return Ok(product) };
-        let (product, c) = aligned(product, c, context)?;
-        Ok(Value::float(B::float_add(product.into_float(context)?, scaled(c.into_float(context)?, beta))))
+        let product = scaled(wide(product)?.into_float(context)?, alpha);
+        let Some(c) = addend else { return Ok(narrowed(product, dtype)) };
+        let (product, c) = aligned(Value::float(product), wide(c)?, context)?;
+        let sum = B::float_add(product.into_float(context)?, scaled(c.into_float(context)?, beta));
+        Ok(narrowed(sum, dtype))
     })
 }
 

@@ -104,7 +104,7 @@ fn resampled(x: Value, resizing: &Resizing, places: &[Place], context: &Context)
     let taps = taps.collect::<Result<Vec<_>, OpError>>()?;
     if !dtype.is_float() {
         let x = x.into_host()?;
-        return Ok(Value::host(with_elements!(dtype, T => on_host::<T>(&x, &taps))?));
+        return Ok(Value::host(with_elements!(dtype, T => on_host::<T>(&x, &taps, resizing))?));
     }
     let y = taps.iter().try_fold(widened(x, context)?, |x, (axis, taps)| along(x, *axis, taps, context))?;
     Ok(narrowed(y, dtype))
@@ -171,8 +171,8 @@ fn product(x: Primitive, axis: usize, matrix: Primitive) -> Primitive {
     if axis == last { y } else { B::float_swap_dims(y, axis, last) }
 }
 
-/// Integers and booleans: selections as they are, sums in 64-bit floats that are rounded and saturate.
-fn on_host<T: Number>(x: &Tensor, taps: &[(usize, Taps)]) -> Result<Tensor, OpError> {
+/// Integers and booleans: selections as they are, sums in 64-bit floats that saturate.
+fn on_host<T: Number>(x: &Tensor, taps: &[(usize, Taps)], resizing: &Resizing) -> Result<Tensor, OpError> {
     let dtype = x.dtype();
     let mut shape = x.shape().to_vec();
     let plain = taps.iter().all(|(_, taps)| taps.count == 1 && taps.fill().is_none());
@@ -191,7 +191,7 @@ fn on_host<T: Number>(x: &Tensor, taps: &[(usize, Taps)]) -> Result<Tensor, OpEr
             _ => tap.positions.iter().zip(tap.weights).map(|(&at, &weight)| line(at) * weight).sum(),
         });
     }
-    let values: Vec<T> = doubles.into_iter().map(T::from_double).collect();
+    let values: Vec<T> = doubles.into_iter().map(|sum| T::from_double(resizing.whole(sum))).collect();
     tensor(dtype, &shape, &values)
 }
 

@@ -196,6 +196,12 @@ impl Resizing {
         }
     }
 
+    /// An integer from its neighbours' weighted sum: onnxruntime cuts off what lies between two elements, and rounds
+    /// where more have a part in it.
+    pub(super) fn whole(&self, sum: f64) -> f64 {
+        if matches!(self.filter, Filter::Linear) && !self.antialias { sum.trunc() } else { sum }
+    }
+
     pub(super) fn taps(&self, place: &Place) -> Result<Taps, OpError> {
         // A scale far below 1 makes every input element a neighbour, several times over.
         const WEIGHTS: usize = 1 << 28;
@@ -295,11 +301,8 @@ impl Rounding {
                 }
             }
             Rounding::PreferCeil => {
-                if above < 0.5 {
-                    floor
-                } else {
-                    ceil
-                }
+                // Within the coordinate's own error a tie is a tie.
+                if above + at.abs() * f32::EPSILON < 0.5 { floor } else { ceil }
             }
             Rounding::Floor => floor,
             Rounding::Ceil => ceil,
