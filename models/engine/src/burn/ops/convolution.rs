@@ -77,7 +77,8 @@ fn convolve(
     Ok(Value::float(cast(y, dtype)))
 }
 
-/// Input, weights and bias on the device. The CPU has no arithmetic in 16 bits, and sums in them would drift.
+/// Input, weights and bias on the device. Sums in 16 bits would drift, as a GPU's do,
+/// and the CPU has no arithmetic in them.
 pub(super) fn arranged(
     x: Value,
     weight: Value,
@@ -88,9 +89,7 @@ pub(super) fn arranged(
     if weight.dtype() != dtype || bias.as_ref().is_some_and(|bias| bias.dtype() != dtype) {
         return Err(OpError::new(format!("its input is {dtype}, its weights {}; they must be alike", weight.dtype())));
     }
-    let place = |value: Value| {
-        if context.is_gpu() { value.into_float(context) } else { widened(value, context) }
-    };
+    let place = |value: Value| widened(value, context);
     Ok((place(x)?, place(weight)?, bias.map(place).transpose()?))
 }
 
@@ -139,14 +138,7 @@ fn causal(node: &Node, _: i64) -> Result<BoxOp, OpError> {
         let (shape, dtype) = (padded.shape(), padded.dtype());
         let kernel = weight.shape();
         let state = kernel.last().copied().unwrap_or(1) - 1;
-        // Few elements are summed, but they go into a state: halves are summed in 32 bits on every device.
-        let halves = dtype == DType::F16 && context.is_gpu() && !shape.contains(&0);
-        let wide = |value: Value| {
-            if halves { Ok::<_, OpError>(Value::float(widened(value, context)?)) } else { Ok(value) }
-        };
-        let (x, weight, bias) = (wide(padded.clone())?, wide(weight)?, bias.map(wide).transpose()?);
-        let y = convolve(x, weight, bias, &WindowSpec::plain(), shape[1], context)?;
-        let y = if halves { narrowed(y.into_float(context)?, dtype) } else { y };
+        let y = convolve(padded.clone(), weight, bias, &WindowSpec::plain(), shape[1], context)?;
         let y = if activated { silu(y, dtype, context)? } else { y };
         Ok(vec![y, tail(padded, state, context)?])
     })

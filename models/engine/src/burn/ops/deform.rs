@@ -58,7 +58,7 @@ fn convolve(
         return Ok(empty);
     }
     let (x, weight, bias) = arranged(parts.x, parts.weight, parts.bias, context)?;
-    let place = |value: Value| if context.is_gpu() { value.into_float(context) } else { widened(value, context) };
+    let place = |value: Value| widened(value, context);
     let (offset, mask) = (place(parts.offset)?, parts.mask.map(place).transpose()?);
     let symmetric = !window.is_asymmetric();
     // Zeros around the input are what burn reads outside of it, so that unequal pads can be added beforehand.

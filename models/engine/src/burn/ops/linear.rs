@@ -89,11 +89,9 @@ fn gemm(node: &Node, _: i64) -> Result<BoxOp, OpError> {
         }
         let dtype = same_type(&a, &b)?;
         let out = [left[0], right[1]];
-        // On the CPU halves are scaled and added in 32 bits, and rounded once.
+        // Halves are scaled and added in 32 bits, and rounded once.
         let wide = |value: Value| match dtype {
-            DType::F16 if !context.is_gpu() && !value.shape().contains(&0) => {
-                Ok(Value::float(widened(value, context)?))
-            }
+            DType::F16 if !value.shape().contains(&0) => Ok(Value::float(widened(value, context)?)),
             _ => Ok::<_, OpError>(value),
         };
         let product = product(wide(a)?, wide(b)?, &[], dtype, context)?;

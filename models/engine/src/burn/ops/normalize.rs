@@ -48,7 +48,9 @@ fn layer(node: &Node, _: i64) -> Result<BoxOp, OpError> {
         }
         let last = [shape[shape.len() - 1]];
         let fits = |value: &Value| value.shape() == last && value.dtype() == dtype;
-        if !statistics && axis + 1 == shape.len() && fits(&scale) && bias.as_ref().is_none_or(fits) {
+        // A GPU's kernel sums in the input's own type.
+        let sums = dtype != DType::F16 || !context.is_gpu();
+        if sums && !statistics && axis + 1 == shape.len() && fits(&scale) && bias.as_ref().is_none_or(fits) {
             let bias = bias.map(|bias| bias.into_float(context)).transpose()?;
             let (x, scale) = (x.into_float(context)?, scale.into_float(context)?);
             return Ok(vec![Value::float(B::layer_norm(x, scale, bias, epsilon))]);
