@@ -57,9 +57,14 @@ struct Placement {
 
 impl Placement {
     fn load(&self, path: &Path) -> Result<hedge_engine::Model> {
+        self.load_for(path, None)
+    }
+
+    /// Loads the model; devices are compared on `golden`, or on made-up inputs.
+    fn load_for(&self, path: &Path, golden: Option<&hedge_engine::Golden>) -> Result<hedge_engine::Model> {
         let graph = read_graph(path)?;
         let ExecutorName::Burn = self.executor;
-        hedge_engine::Model::load(&graph, self.device, None)
+        hedge_engine::Model::load(&graph, self.device, golden)
             .with_context(|| format!("{} cannot be run", path.display()))
     }
 }

@@ -1,5 +1,6 @@
 //! What the engine promises, on graphs built here: one module a promise.
 
+mod bodies;
 mod elementwise;
 mod faults;
 mod indexing;
