@@ -113,16 +113,9 @@ fn polynomial<const FUSED: bool, const N: usize>(x: f32, coefficients: [f32; N])
 
 #[inline(always)]
 fn tanh<const FUSED: bool>(x: f32) -> f32 {
-    const ODD: [f32; 7] = [
-        -2.760_768_5e-16,
-        2.000_187_9e-13,
-        -8.604_672e-11,
-        5.122_297e-8,
-        1.485_722_4e-5,
-        6.372_619_3e-4,
-        4.893_524_6e-3,
-    ];
-    const EVEN: [f32; 4] = [1.198_258_4e-6, 1.185_347_1e-4, 2.268_434_6e-3, 4.893_525_2e-3];
+    const ODD: [f32; 7] =
+        [-2.760_768_5e-16, 2.000_188e-13, -8.604_672e-11, 5.122_297e-8, 1.485_722_4e-5, 6.372_619_3e-4, 4.893_524_6e-3];
+    const EVEN: [f32; 4] = [1.198_258_4e-6, 1.185_347_1e-4, 2.268_434_5e-3, 4.893_525e-3];
     let x = x.clamp(-9.0, 9.0);
     let square = x * x;
     x * polynomial::<FUSED, 7>(square, ODD) / polynomial::<FUSED, 4>(square, EVEN)
@@ -156,8 +149,7 @@ fn exp<const FUSED: bool>(x: f32) -> f32 {
     const LN_2: [f32; 2] = [-6.931_457_5e-1, -1.428_606_8e-6];
     /// 1.5 * 2^23: adding it leaves the integer part in the lowest bits.
     const ROUNDER: f32 = 12_582_912.0;
-    const COEFFICIENTS: [f32; 7] =
-        [1.383_198_1e-3, 8.375_5e-3, 4.166_895_2e-2, 1.666_644_7e-1, 4.999_998_5e-1, 1.0, 1.0];
+    const COEFFICIENTS: [f32; 7] = [1.383_198_1e-3, 8.375_5e-3, 4.166_895e-2, 1.666_644_7e-1, 4.999_998_5e-1, 1.0, 1.0];
     let shifted = fma::<FUSED>(x, std::f32::consts::LOG2_E, ROUNDER);
     let power = shifted - ROUNDER;
     let rest = fma::<FUSED>(power, LN_2[1], fma::<FUSED>(power, LN_2[0], x));
