@@ -182,7 +182,8 @@ fn data_elsewhere_that_does_not_fit_or_leads_away_is_refused_before_it_is_opened
             panic!("{location} was opened");
         }
     }
-    let cases: [(&[i64], &[(&str, &str)]); 6] = [
+    type Case<'a> = (&'a [i64], &'a [(&'a str, &'a str)]);
+    let cases: [Case; 6] = [
         (&[4], &[("location", "../secret")]),
         (&[4], &[("location", "/etc/passwd")]),
         (&[4], &[]),
@@ -200,7 +201,7 @@ fn data_elsewhere_that_does_not_fit_or_leads_away_is_refused_before_it_is_opened
 fn parts_that_would_fill_memory_once_decoded_are_refused_before_they_are() {
     // Two bytes each, several hundred once decoded: of a node, of an attribute in a node, of a constant.
     let graphs = [
-        vec![0x0a, 0x00].repeat(2_000_000),
+        [0x0a, 0x00].repeat(2_000_000),
         wrapped(0x0a, &[0x2a, 0x00].repeat(1_000_000)),
         [0x2a, 0x00].repeat(2_000_000),
     ];
