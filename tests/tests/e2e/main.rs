@@ -10,3 +10,5 @@ mod gateways;
 mod malformed;
 mod oip_client;
 mod onnxruntime;
+#[cfg(target_os = "linux")]
+mod swaps;
