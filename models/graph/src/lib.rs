@@ -6,8 +6,11 @@
 //! Weights are slices of the file they were read from; nothing copies them until an executor packs them.
 
 pub mod build;
+pub mod cost;
+pub mod infer;
 mod model;
 pub mod onnx;
+pub mod passes;
 pub mod validate;
 
 pub use build::GraphBuilder;

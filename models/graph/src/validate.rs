@@ -164,7 +164,7 @@ fn taken_by(node: &Node) -> Vec<&str> {
 }
 
 /// The names that a subgraph takes from the graphs around it.
-fn captured_by(graph: &Graph) -> Vec<&str> {
+pub(crate) fn captured_by(graph: &Graph) -> Vec<&str> {
     let constants = graph.initializers.keys().map(String::as_str);
     let inputs = graph.inputs.iter().map(|input| input.name.as_str());
     let own: HashSet<&str> = constants.chain(inputs).chain(graph.nodes.iter().flat_map(made_by)).collect();

@@ -1,0 +1,113 @@
+//! What the recognising passes have in common: a pattern ends in one node, which is replaced where it stands; the nodes
+//! before it, whose values nobody else takes, die.
+
+use std::collections::HashSet;
+
+use hedge_tensor::Tensor;
+
+use super::scan::{Scan, input, is};
+use crate::{Graph, Node};
+
+/// What takes the place of a pattern.
+pub(super) struct Rewrite {
+    /// Replaces the pattern's last node; it makes the same value.
+    pub(super) node: Node,
+    /// New constants, under names that are free.
+    pub(super) constants: Vec<(String, Tensor)>,
+    /// The pattern's other nodes.
+    pub(super) consumed: Vec<usize>,
+}
+
+/// Replaces each pattern that `matched` finds to end at a node; returns how many.
+pub(super) fn rewrite(graph: &mut Graph, matched: impl Fn(&Scan<'_>, usize) -> Option<Rewrite>) -> usize {
+    let scan = Scan::new(graph);
+    let mut touched = HashSet::new();
+    let mut rewrites = Vec::new();
+    for index in 0..graph.nodes.len() {
+        let Some(found) = matched(&scan, index) else { continue };
+        // Patterns that share a node wait for the next round.
+        if touched.contains(&index) || found.consumed.iter().any(|node| touched.contains(node)) {
+            continue;
+        }
+        touched.insert(index);
+        touched.extend(found.consumed.iter().copied());
+        rewrites.push((index, found));
+    }
+    let count = rewrites.len();
+    for (index, found) in rewrites {
+        graph.initializers.extend(found.constants);
+        graph.nodes[index] = found.node;
+    }
+    if count > 0 {
+        super::dead_nodes(graph);
+    }
+    count
+}
+
+/// The two inputs of a node of the operator `op`, in either order.
+pub(super) fn either<'g>(node: &'g Node, op: &str) -> [(&'g str, &'g str); 2] {
+    let pair = if is(node, op) { (input(node, 0), input(node, 1)) } else { ("", "") };
+    [pair, (pair.1, pair.0)]
+}
+
+/// A product as its factors: numbers multiplied together, and values. Products that others take, too, are values.
+pub(super) struct Product<'g> {
+    pub(super) number: f64,
+    pub(super) values: Vec<&'g str>,
+    pub(super) nodes: Vec<usize>,
+}
+
+/// No pattern has more factors.
+const MAX_FACTORS: usize = 6;
+
+impl<'g> Product<'g> {
+    /// The factors of what the node `index` makes; none where it is no product.
+    pub(super) fn of(scan: &Scan<'g>, index: usize) -> Option<Self> {
+        let mut product = Product { number: 1.0, values: Vec::new(), nodes: Vec::new() };
+        product.add_node(scan, index, &scan.graph.nodes[index]).then_some(product)
+    }
+
+    /// The factors of a value that one node alone takes.
+    pub(super) fn of_value(scan: &Scan<'g>, value: &str) -> Option<Self> {
+        let (index, _) = scan.maker(value).filter(|_| scan.has_one_taker(value))?;
+        Product::of(scan, index)
+    }
+
+    fn add_node(&mut self, scan: &Scan<'g>, index: usize, node: &'g Node) -> bool {
+        let divisor = is(node, "Div").then(|| scan.plain_scalar(input(node, 1))).flatten();
+        if let Some(divisor) = divisor.filter(|divisor| *divisor != 0.0) {
+            self.nodes.push(index);
+            self.number /= divisor;
+            return self.add_value(scan, input(node, 0));
+        }
+        if !is(node, "Mul") || self.values.len() > MAX_FACTORS {
+            return false;
+        }
+        self.nodes.push(index);
+        self.add_value(scan, input(node, 0)) && self.add_value(scan, input(node, 1))
+    }
+
+    fn add_value(&mut self, scan: &Scan<'g>, value: &'g str) -> bool {
+        if let Some(number) = scan.plain_scalar(value) {
+            self.number *= number;
+            return true;
+        }
+        let inner = scan.maker(value).filter(|_| scan.has_one_taker(value) && self.nodes.len() < MAX_FACTORS);
+        if let Some((index, node)) = inner {
+            let (number, values, nodes) = (self.number, self.values.len(), self.nodes.len());
+            if self.add_node(scan, index, node) {
+                return true;
+            }
+            self.number = number;
+            self.values.truncate(values);
+            self.nodes.truncate(nodes);
+        }
+        self.values.push(value);
+        self.values.len() <= MAX_FACTORS
+    }
+}
+
+/// Whether a number from a file is the constant meant, written in 16 bits or more.
+pub(super) fn is_about(number: f64, meant: f64) -> bool {
+    (number - meant).abs() <= 1e-3 * meant.abs()
+}
