@@ -13,11 +13,13 @@
 mod context;
 mod gpu;
 mod ops;
+mod optimized;
 mod prepare;
 mod program;
 mod value;
 
 pub(crate) use context::Context;
+pub use optimized::optimized;
 pub(crate) use program::Program;
 pub(crate) use value::Value;
 
@@ -53,7 +55,7 @@ impl Executor for BurnExecutor {
     fn prepare(&self, graph: &Graph, device: &Device) -> Result<Box<dyn Runnable>, PrepareError> {
         let opened = device.open().map_err(|why| PrepareError::Device { device: device.label(), why })?;
         let context = Context::new(opened);
-        let prepared = catch_unwind(AssertUnwindSafe(|| Program::prepare(graph, &context)));
+        let prepared = catch_unwind(AssertUnwindSafe(|| optimized::prepare(graph, &context)));
         let program = prepared.unwrap_or_else(|panic| {
             Err(PrepareError::Device { device: device.label(), why: panic_message(panic.as_ref()) })
         })?;

@@ -5,6 +5,7 @@ mod elementwise;
 mod faults;
 mod indexing;
 mod operators;
+mod passes;
 mod serving;
 mod training;
 mod transform;

@@ -20,7 +20,7 @@ pub(super) fn builder(op: &str) -> Option<Builder> {
 }
 
 /// numpy's `matmul`: vectors become matrices and lose the added dimension again, leading dimensions broadcast.
-fn matmul(a: Value, b: Value, context: &Context) -> Result<Value, OpError> {
+pub(super) fn matmul(a: Value, b: Value, context: &Context) -> Result<Value, OpError> {
     let (left, right) = (a.shape(), b.shape());
     if left.is_empty() || right.is_empty() {
         return Err(OpError::new("a scalar has no matrix product"));

@@ -21,6 +21,7 @@ mod determinant;
 mod einsum;
 mod elementwise;
 mod exact;
+mod fused;
 mod generate;
 mod grid;
 mod host;
@@ -157,6 +158,7 @@ pub(crate) fn is_known(domain: &str, op: &str) -> bool {
 pub(crate) fn builder(domain: &str, op: &str) -> Option<Builder> {
     match domain {
         "" | "ai.onnx" => {}
+        hedge_graph::passes::DOMAIN => return fused::builder(op),
         "com.microsoft" => return contrib::builder(op),
         _ => return None,
     }

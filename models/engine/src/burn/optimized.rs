@@ -1,0 +1,48 @@
+//! Graphs as they are run: optimized, in a copy.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use hedge_graph::passes::{Options, Report, optimize};
+use hedge_graph::{Graph, Node, ValueInfo};
+use hedge_tensor::Tensor;
+
+use super::{Context, Program};
+use crate::PrepareError;
+use crate::check::check;
+
+/// The graph that the executor runs in place of `graph`, and what was done to it. The copy shares the weights.
+pub fn optimized(graph: &Graph) -> (Graph, Report) {
+    let mut copy = graph.clone();
+    let report = optimize(&mut copy, &Options { evaluate: Some(&evaluate) });
+    (copy, report)
+}
+
+/// Prepares the optimized graph. A graph with missing operators is left as it is, so that all of them are named, and so is
+/// one that does not prepare, so that errors tell of the model's own nodes.
+pub(super) fn prepare(graph: &Graph, context: &Context) -> Result<Program, PrepareError> {
+    if !check(graph).missing().is_empty() {
+        return Program::prepare(graph, context);
+    }
+    Program::prepare(&optimized(graph).0, context).or_else(|_| Program::prepare(graph, context))
+}
+
+/// Computes one node on the CPU from constants; what fails is left for the run, which says why.
+fn evaluate(graph: &Graph, node: &Node, inputs: &[Option<&Tensor>]) -> Option<Vec<Tensor>> {
+    let given = node.inputs.iter().zip(inputs).filter_map(|(name, tensor)| Some((name.clone(), (*tensor)?.clone())));
+    let made = node.outputs.iter().filter(|name| !name.is_empty());
+    let alone = Graph {
+        initializers: given.collect(),
+        outputs: made.map(|name| ValueInfo { name: name.clone(), dtype: None, shape: None }).collect(),
+        nodes: vec![node.clone()],
+        opset: graph.opset,
+        ..Graph::default()
+    };
+    let host = Context::host();
+    let run = || {
+        let values = Program::prepare(&alone, &host).ok()?.run(&host, Vec::new()).ok()?;
+        values.into_iter().map(|value| value.into_host().ok()).collect::<Option<Vec<Tensor>>>()
+    };
+    let mut values = catch_unwind(AssertUnwindSafe(run)).ok().flatten()?.into_iter();
+    // An output that nobody takes gets no value of its own; its place must be kept.
+    node.outputs.iter().map(|name| if name.is_empty() { Some(Tensor::scalar(0i64)) } else { values.next() }).collect()
+}
