@@ -3,6 +3,7 @@
 mod bench;
 mod check;
 mod conform;
+mod inspect;
 mod run;
 
 use std::path::{Path, PathBuf};
@@ -16,6 +17,8 @@ use hedge_graph::Graph;
 pub(crate) enum Model {
     /// Lists a model's inputs, outputs and operators, and every operator that is missing.
     Check(check::Check),
+    /// Shows a model's graph: shapes, parameters, multiply-accumulates, memory, and the time of each step.
+    Inspect(inspect::Inspect),
     /// Runs ONNX's own backend cases.
     Conform(conform::Conform),
     /// Runs a model once on `.npy` files.
@@ -27,6 +30,7 @@ pub(crate) enum Model {
 pub(crate) fn run(model: Model) -> Result<()> {
     match model {
         Model::Check(check) => check::run(&check),
+        Model::Inspect(inspect) => inspect::run(&inspect),
         Model::Conform(conform) => conform::run(&conform),
         Model::Run(run) => run::run(&run),
         Model::Bench(bench) => bench::run(&bench),
