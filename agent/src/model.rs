@@ -7,6 +7,7 @@ use std::sync::atomic::AtomicU64;
 use hedge_agent_core::Offload;
 use hedge_agent_spool::DeviceKey;
 use hedge_bundle::BundleError;
+use hedge_engine::transform::Pipeline;
 use hedge_engine::worker::{BatchPolicy, Worker};
 use hedge_engine::{DeviceKind, Engine, LoadError, Port, RanOn, Signature};
 use hedge_graph::Dim;
@@ -16,7 +17,7 @@ use hedge_wire::Digest;
 use crate::budget::{Budget, OverBudget, Reservation};
 use crate::config::{ModelSettings, Settings, SettingsError};
 use crate::score::{NoScore, Scorer};
-use crate::source::{self, Source};
+use crate::source::{self, Source, SourceError};
 
 /// Why a model cannot be served.
 #[derive(Debug, thiserror::Error)]
@@ -108,7 +109,10 @@ pub(crate) struct ServedModel {
     pub(crate) version: String,
     pub(crate) labels: Vec<String>,
     pub(crate) digest: Digest,
+    /// What the model itself takes and gives.
     pub(crate) signature: Signature,
+    /// How what callers give becomes that; `None` where they give it themselves.
+    pub(crate) pipeline: Option<Pipeline>,
     pub(crate) worker: Worker,
     pub(crate) scorer: Option<Scorer>,
     /// Those of the name: a model that replaces another goes on counting.
@@ -151,7 +155,7 @@ impl ServedModel {
         // Before it is read: what is too large on the disk is too large in memory.
         let memory = budget.reserve(source::size_on_disk(path)).map_err(over)?;
         let source = Source::open(path).map_err(|error| match error {
-            BundleError::Io { source, .. } => {
+            SourceError::Bundle(BundleError::Io { source, .. }) => {
                 ModelError::File { name: name(), path: path.to_owned(), why: source.to_string() }
             }
             error => ModelError::Graph { name: name(), path: path.to_owned(), why: error.to_string() },
@@ -167,7 +171,7 @@ impl ServedModel {
         };
         let memory = memory.resize(weights.saturating_mul(copies)).map_err(over)?;
         let signature = model.signature().clone();
-        let Source { digest, version, labels, score_output, .. } = source;
+        let Source { digest, version, labels, score_output, pipeline, .. } = source;
         let mut settings = settings.clone();
         if settings.offload == Offload::Auto {
             settings.score_output = settings.score_output.or(score_output);
@@ -180,7 +184,19 @@ impl ServedModel {
         tracing::info!(model = settings.name, %digest, device = worker.device_label(), "model ready");
         let labels = if settings.labels.is_empty() { labels } else { settings.labels.clone() };
         let version = settings.version.clone().unwrap_or(version);
-        Ok(Self { settings, version, labels, digest, signature, worker, scorer, counts, device_key, _memory: memory })
+        Ok(Self {
+            settings,
+            version,
+            labels,
+            digest,
+            signature,
+            pipeline,
+            worker,
+            scorer,
+            counts,
+            device_key,
+            _memory: memory,
+        })
     }
 
     /// Under which device results are cached that are computed now.

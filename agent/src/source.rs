@@ -4,6 +4,7 @@ use std::path::Path;
 
 use hedge_bundle::{Bundle, BundleError};
 use hedge_engine::Golden;
+use hedge_engine::transform::{Pipeline, TransformError};
 use hedge_graph::Graph;
 use hedge_wire::Digest;
 
@@ -19,14 +20,26 @@ pub(crate) struct Source {
     /// The output that confidence is computed from, where the model says so itself.
     pub(crate) score_output: Option<String>,
     pub(crate) golden: Vec<Golden>,
+    /// How raw inputs become the model's, where the manifest transforms any.
+    pub(crate) pipeline: Option<Pipeline>,
+}
+
+/// Why a model's file is of no use.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum SourceError {
+    #[error(transparent)]
+    Bundle(#[from] BundleError),
+    #[error(transparent)]
+    Transform(#[from] TransformError),
 }
 
 impl Source {
     /// Reads a bundle or a bare ONNX file.
-    pub(crate) fn open(path: &Path) -> Result<Self, BundleError> {
+    pub(crate) fn open(path: &Path) -> Result<Self, SourceError> {
         let bundle = Bundle::open(path)?;
         let bare = path.extension().is_some_and(|extension| extension == "onnx");
         let digest = Digest(bundle.digest());
+        let pipeline = Some(Pipeline::new(&bundle)?).filter(|pipeline| !pipeline.is_identity());
         let Bundle { manifest, graph, golden, .. } = bundle;
         let version = if bare { FIRST_VERSION.to_owned() } else { manifest.version.as_str().to_owned() };
         let labels = manifest.outputs.into_iter().map(|output| output.labels).find(|labels| !labels.is_empty());
@@ -38,6 +51,7 @@ impl Source {
             labels: labels.unwrap_or_default(),
             score_output: manifest.score,
             golden: golden.collect(),
+            pipeline,
         })
     }
 

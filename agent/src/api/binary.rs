@@ -9,7 +9,7 @@
 //! Elements are row-major and little-endian. Of BYTES tensors each element is a u32 length and its bytes.
 
 use axum::http::{HeaderMap, HeaderName};
-use bytes::Bytes;
+use bytes::{Buf, Bytes};
 
 use super::error::ApiError;
 
@@ -71,6 +71,28 @@ impl BinaryPart {
     }
 }
 
+/// Takes a BYTES tensor apart into its `count` elements.
+pub(crate) fn decode_elements(data: &Bytes, count: usize) -> Result<Vec<Bytes>, String> {
+    let mut rest = data.clone();
+    let mut elements = Vec::new();
+    for index in 0..count {
+        let Some(&length) = rest.first_chunk::<4>() else {
+            return Err(format!("element {index} of {count} has no length; 4 bytes with it come before each element"));
+        };
+        let length = u32::from_le_bytes(length) as usize;
+        rest.advance(4);
+        let left = rest.len();
+        if length > left {
+            return Err(format!("element {index} declares {length} bytes, but only {left} follow"));
+        }
+        elements.push(rest.split_to(length));
+    }
+    match rest.len() {
+        0 => Ok(elements),
+        left => Err(format!("{left} bytes follow the last of {count} elements")),
+    }
+}
+
 /// The elements of a BYTES tensor.
 pub(crate) fn encode_strings(strings: &[&'static str]) -> Vec<u8> {
     let mut out = Vec::with_capacity(strings.iter().map(|text| 4 + text.len()).sum());
@@ -113,5 +135,19 @@ mod tests {
     #[test]
     fn strings_are_preceded_by_their_length() {
         assert_eq!(encode_strings(&["edge", ""]), b"\x04\0\0\0edge\0\0\0\0");
+    }
+
+    #[test]
+    fn elements_are_taken_apart_and_lies_about_lengths_are_errors() {
+        let data = Bytes::from_static(b"\x04\0\0\0edge\0\0\0\0");
+        assert_eq!(decode_elements(&data, 2).unwrap(), [Bytes::from_static(b"edge"), Bytes::new()]);
+        let refused = |data: Bytes, count, says: &str| {
+            let why = decode_elements(&data, count).unwrap_err();
+            assert!(why.contains(says), "{why}");
+        };
+        refused(data.clone(), 1, "4 bytes follow the last of 1");
+        refused(data.clone(), 3, "element 2 of 3 has no length");
+        refused(data.slice(..7), 1, "element 0 declares 4 bytes, but only 3 follow");
+        refused(Bytes::from_static(b"\xff\xff\xff\xff"), usize::MAX, "declares 4294967295 bytes");
     }
 }

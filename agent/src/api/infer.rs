@@ -10,11 +10,12 @@ use bytes::Bytes;
 use hedge_agent_core::{Answer, Failure};
 use hedge_tensor::NamedTensor;
 use tokio::task::JoinSet;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout_at};
 
 use super::binary;
 use super::error::ApiError;
-use super::request::{InferRequest, Limits};
+use super::raw;
+use super::request::{InferRequest, Input, Limits};
 use super::response::{self, ResponseFacts};
 use super::routes::ApiState;
 use crate::model::ServedModel;
@@ -57,11 +58,16 @@ async fn answer(
     let body = state.bodies.read(headers, body).await?;
     let (json, binary) = binary::split(headers, &body.bytes)?;
     let large = body.bytes.len() >= LARGE_BODY;
-    let request = parse(json, binary, state.limits).await?;
+    let limits = Limits { takes_bytes: model.pipeline.is_some(), ..state.limits };
+    let request = parse(json, binary, limits).await?;
     response::check_outputs(&model, request.outputs.as_deref())?;
     let job = Job { state: Arc::clone(state), model: Arc::clone(&model), wish: request.wish, arrived };
     let inputs = request.inputs;
-    let rows = if large { off_the_reactor(move || job.start(inputs)).await? } else { job.start(inputs)? };
+    let rows = match (&model.pipeline, large) {
+        (Some(_), _) => job.transform(inputs).await?,
+        (None, true) => off_the_reactor(move || job.start(raw::tensors(inputs)?)).await?,
+        (None, false) => job.start(raw::tensors(inputs)?)?,
+    };
     let answers = finish_rows(rows).await?;
     let outputs = answers.iter().map(|answer| answer.outputs.clone()).collect();
     let outputs = model.signature.join(outputs).map_err(|error| {
@@ -99,6 +105,22 @@ struct Job {
 }
 
 impl Job {
+    /// Makes the model's inputs of raw ones, off the reactor, and starts the rows.
+    async fn transform(self, inputs: Vec<Input>) -> Result<Vec<RowTask>, ApiError> {
+        let turn = Arc::clone(&self.state.decoders).acquire_owned();
+        let turn = timeout_at(self.arrived + self.wish.allowed, turn).await;
+        let turn = turn.map_err(|_| ApiError::from_failure(&Failure::Deadline(self.wish.allowed), None))?;
+        off_the_reactor(move || {
+            let inputs = match &self.model.pipeline {
+                Some(pipeline) => raw::transformed(pipeline, inputs, self.state.max_rows)?,
+                None => raw::tensors(inputs)?,
+            };
+            drop(turn);
+            self.start(inputs)
+        })
+        .await
+    }
+
     /// Checks the inputs against the model and starts every row at once, so that they share batches.
     fn start(self, inputs: Vec<NamedTensor>) -> Result<Vec<RowTask>, ApiError> {
         let rows = self.model.signature.split(inputs).map_err(|error| ApiError::bad(error.to_string()))?;

@@ -1,4 +1,4 @@
-//! Tensor data as JSON: nested or flat arrays of numbers or booleans, row-major.
+//! Tensor data as JSON: nested or flat arrays of numbers or booleans, or of texts, row-major.
 //!
 //! Numbers are read straight into a flat list of 8 bytes each, so that the memory stays near the body's: a `[0,0,0]` of 16 MiB
 //! would take 256 MiB as a tree of JSON values. Integers that an f64 cannot hold exactly are kept aside. How deep arrays
@@ -23,6 +23,10 @@ pub(crate) struct JsonData {
     large: Vec<(usize, i128)>,
     /// How many elements were booleans (which stand in `numbers` as 0 and 1).
     booleans: usize,
+    /// Texts, one after the other.
+    text: Vec<u8>,
+    /// Where each text ends.
+    ends: Vec<usize>,
 }
 
 /// Why JSON data is not the tensor that it says it is.
@@ -32,15 +36,33 @@ pub(crate) enum JsonDataError {
     Element { index: usize, value: String, dtype: DType },
     #[error("element {index} is a boolean, but the datatype is {dtype}")]
     Boolean { index: usize, dtype: DType },
+    #[error("tensor data holds the text {shown:?}; {dtype} takes only numbers and booleans")]
+    Text { shown: String, dtype: DType },
+    #[error("the datatype is BYTES, but data holds numbers or booleans; send texts, or bytes as binary data")]
+    NotText,
 }
 
 impl JsonData {
     pub(crate) fn len(&self) -> usize {
-        self.numbers.len()
+        self.numbers.len() + self.ends.len()
+    }
+
+    /// The elements as texts.
+    pub(crate) fn texts(&self) -> Result<Vec<Bytes>, JsonDataError> {
+        if !self.numbers.is_empty() {
+            return Err(JsonDataError::NotText);
+        }
+        let text = Bytes::copy_from_slice(&self.text);
+        let starts = std::iter::once(0).chain(self.ends.iter().copied());
+        Ok(starts.zip(&self.ends).map(|(start, &end)| text.slice(start..end)).collect())
     }
 
     /// The elements as `dtype`, little-endian.
     pub(crate) fn bytes(&self, dtype: DType) -> Result<Bytes, JsonDataError> {
+        if let Some(&end) = self.ends.first() {
+            let shown = String::from_utf8_lossy(&self.text[..end]).chars().take(40).collect();
+            return Err(JsonDataError::Text { shown, dtype });
+        }
         if self.booleans > 0 && dtype != DType::Bool {
             return Err(JsonDataError::Boolean { index: 0, dtype });
         }
@@ -128,7 +150,7 @@ impl<'de> Visitor<'de> for Flatten<'_> {
     type Value = ();
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("numbers or booleans, or arrays of them")
+        f.write_str("numbers, booleans or texts, or arrays of them")
     }
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut sequence: A) -> Result<(), A::Error> {
@@ -158,8 +180,9 @@ impl<'de> Visitor<'de> for Flatten<'_> {
     }
 
     fn visit_str<E: serde::de::Error>(self, value: &str) -> Result<(), E> {
-        let shown: String = value.chars().take(40).collect();
-        Err(E::custom(format!("tensor data holds the text {shown:?}; only numbers and booleans are supported")))
+        self.0.text.extend_from_slice(value.as_bytes());
+        self.0.ends.push(self.0.text.len());
+        Ok(())
     }
 }
 
@@ -255,10 +278,19 @@ mod tests {
 
     #[test]
     fn what_is_no_number_is_refused() {
-        assert!(refused("[\"a\"]").contains("holds the text \"a\""));
+        let text = read("[\"a\"]").bytes(DType::F32).unwrap_err().to_string();
+        assert!(text.contains("holds the text \"a\""), "{text}");
         for json in ["[null]", "[{}]", "1", "{}", "[1,]", "[NaN]", "[Infinity]", "[1e999]", "[1"] {
             assert!(!refused(json).is_empty(), "{json}");
         }
+    }
+
+    #[test]
+    fn texts_are_kept_apart_and_not_mixed_with_numbers() {
+        let data = read("[[\"hedge\"], [\"\", \"\\u00e9\"]]");
+        assert_eq!((data.len(), data.texts().unwrap()), (3, ["hedge", "", "é"].map(Bytes::from).to_vec()));
+        assert_eq!(read("[\"a\", 1]").texts(), Err(JsonDataError::NotText));
+        assert!(read("[\"a\", 1]").bytes(DType::U8).is_err());
     }
 
     #[test]

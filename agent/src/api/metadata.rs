@@ -7,13 +7,14 @@ use axum::extract::{Path, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use hedge_agent_core::Offload;
-use hedge_engine::Port;
 use hedge_graph::Dim;
 use hedge_telemetry::metrics::CONTENT_TYPE;
 use serde_json::{Value, json};
 
 use super::error::ApiError;
 use super::json_body::Json;
+use super::raw::{self, Described};
+use super::request::BYTES;
 use super::routes::ApiState;
 use crate::catalog::Slot;
 use crate::model::{ServedModel, Tally};
@@ -103,20 +104,27 @@ fn readiness(state: &ApiState) -> Response {
 }
 
 fn describe(model: &ServedModel) -> Value {
-    let ports = |ports: &[Port]| -> Value {
-        let each = ports
-            .iter()
-            .map(|port| json!({ "name": port.name, "datatype": port.dtype.oip_name(), "shape": shape(port, 0) }));
+    let list = |ports: &[Described<'_>]| -> Value {
+        let each =
+            ports.iter().map(|port| json!({ "name": port.name, "datatype": port.datatype, "shape": shape(port, 0) }));
         each.collect()
     };
     json!({
         "name": model.settings.name,
         "versions": [model.version],
         "platform": "hedge_onnx",
-        "inputs": ports(&model.signature.inputs),
-        "outputs": ports(&model.signature.outputs),
+        "inputs": list(&inputs(model)),
+        "outputs": list(&outputs(model)),
         "properties": properties(model),
     })
+}
+
+fn inputs(model: &ServedModel) -> Vec<Described<'_>> {
+    raw::inputs(model.pipeline.as_ref(), &model.signature)
+}
+
+fn outputs(model: &ServedModel) -> Vec<Described<'_>> {
+    model.signature.outputs.iter().map(raw::own).collect()
 }
 
 /// The model's facts that the protocol has no field for.
@@ -126,7 +134,7 @@ fn properties(model: &ServedModel) -> Value {
         Offload::Auto => "auto",
         Offload::Never => "never",
     };
-    json!({
+    let mut properties = json!({
         "hedge.model": model.digest.to_string(),
         "hedge.device": model.device_label(model.worker.stands_in()),
         "hedge.offload": offload,
@@ -134,16 +142,24 @@ fn properties(model: &ServedModel) -> Value {
         "hedge.score": settings.score.name(),
         "hedge.cloud_model": settings.cloud_model.to_string(),
         "hedge.labels": model.labels.join(","),
-    })
+    });
+    for input in inputs(model) {
+        if let Some(raw) = input.raw {
+            properties[format!("hedge.input.{}", input.name)] = raw.into();
+        }
+    }
+    properties
 }
 
 /// Triton's model configuration, as far as there is something to say.
 fn configuration(model: &ServedModel, max_batch: usize) -> Value {
     // With a batch axis, Triton's dims leave it out.
     let skip = usize::from(model.signature.batched);
-    let ports = |ports: &[Port]| -> Value {
+    let list = |ports: &[Described<'_>]| -> Value {
         let each = ports.iter().map(|port| {
-            let data_type = format!("TYPE_{}", port.dtype.oip_name());
+            // Triton has a name of its own for the protocol's BYTES.
+            let data_type = if port.datatype == BYTES { "STRING" } else { port.datatype };
+            let data_type = format!("TYPE_{data_type}");
             json!({ "name": port.name, "data_type": data_type, "dims": shape(port, skip) })
         });
         each.collect()
@@ -157,8 +173,8 @@ fn configuration(model: &ServedModel, max_batch: usize) -> Value {
         "platform": "hedge_onnx",
         "backend": "hedge",
         "max_batch_size": if model.signature.batched { max_batch } else { 0 },
-        "input": ports(&model.signature.inputs),
-        "output": ports(&model.signature.outputs),
+        "input": list(&inputs(model)),
+        "output": list(&outputs(model)),
         "parameters": parameters,
     })
 }
@@ -188,7 +204,7 @@ fn statistics(model: &ServedModel) -> Value {
 }
 
 /// The dimensions from `skip` on. The protocol has no word for an unknown number of them: one free dimension stands for it.
-fn shape(port: &Port, skip: usize) -> Value {
+fn shape(port: &Described<'_>, skip: usize) -> Value {
     let Some(dims) = &port.shape else { return json!([-1]) };
     let each = dims.iter().skip(skip).map(|dim| match dim {
         Dim::Known(size) => json!(size),

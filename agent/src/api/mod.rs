@@ -1,7 +1,7 @@
 //! The local API: Open Inference Protocol v2 over HTTP, JSON and the binary tensor extension.
 //!
 //! `routes` maps paths to handlers, `infer` is the way of an inference request, `request` and `response` translate bodies,
-//! `json` and `binary` their tensors, `json_body` wraps documents, `metadata` answers questions about models, `repository`
+//! `json` and `binary` their tensors, `raw` makes a model's inputs of raw ones, `json_body` wraps documents, `metadata` answers questions about models, `repository`
 //! loads and unloads them, `devices` tells how devices do, `body` bounds what is read, `error` is the only shape that an error
 //! takes.
 
@@ -13,6 +13,7 @@ mod infer;
 mod json;
 mod json_body;
 mod metadata;
+mod raw;
 mod repository;
 mod request;
 mod response;

@@ -8,11 +8,12 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use hedge_agent_core::Place;
-use hedge_tensor::{DType, NamedTensor, Tensor, element_count};
+use hedge_engine::transform::MAX_ROWS;
+use hedge_tensor::{DType, Tensor, element_count};
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
-use super::binary::BinaryPart;
+use super::binary::{self, BinaryPart};
 use super::error::ApiError;
 use super::json::JsonData;
 use crate::row::Wish;
@@ -21,18 +22,37 @@ use crate::row::Wish;
 pub(crate) const SOURCE_OUTPUT: &str = "hedge_source";
 pub(crate) const STATUS_OUTPUT: &str = "hedge_status";
 
+/// The protocol's name for elements of any length.
+pub(crate) const BYTES: &str = "BYTES";
+
 type Parameters = Map<String, Value>;
 
 /// A request in typed form.
 #[derive(Debug)]
 pub(crate) struct InferRequest {
     pub(crate) id: Option<String>,
-    pub(crate) inputs: Vec<NamedTensor>,
+    pub(crate) inputs: Vec<Input>,
     pub(crate) wish: Wish,
     /// The outputs asked for, in order; all of the model's when none are named.
     pub(crate) outputs: Option<Vec<OutputWish>>,
     /// Whether outputs are binary unless they say otherwise.
     pub(crate) binary_outputs: bool,
+}
+
+/// One input as it was sent.
+#[derive(Debug)]
+pub(crate) struct Input {
+    pub(crate) name: String,
+    pub(crate) value: Given,
+}
+
+/// What was sent for an input.
+#[derive(Debug)]
+pub(crate) enum Given {
+    /// Numbers or booleans.
+    Tensor(Tensor),
+    /// The elements of a BYTES tensor: files or texts, one a row.
+    Elements(Vec<Bytes>),
 }
 
 /// One output asked for.
@@ -49,6 +69,8 @@ pub(crate) struct Limits {
     pub(crate) max_deadline: Duration,
     /// The most bytes that a tensor may declare.
     pub(crate) max_tensor_bytes: usize,
+    /// Whether the model takes anything as BYTES.
+    pub(crate) takes_bytes: bool,
 }
 
 #[derive(Deserialize)]
@@ -86,7 +108,7 @@ impl InferRequest {
         let outputs = raw.outputs.filter(|outputs| !outputs.is_empty());
         Ok(Self {
             id: raw.id,
-            inputs: read_inputs(raw.inputs, BinaryPart::new(binary), limits.max_tensor_bytes)?,
+            inputs: read_inputs(raw.inputs, BinaryPart::new(binary), limits)?,
             wish,
             outputs: outputs.map(|outputs| output_wishes(outputs, binary_outputs)).transpose()?,
             binary_outputs,
@@ -155,30 +177,74 @@ fn durable(value: &Value) -> Result<(), ApiError> {
     }
 }
 
-fn read_inputs(
-    raw: Vec<RawInput>,
-    mut binary: BinaryPart,
-    max_tensor_bytes: usize,
-) -> Result<Vec<NamedTensor>, ApiError> {
+fn read_inputs(raw: Vec<RawInput>, mut binary: BinaryPart, limits: &Limits) -> Result<Vec<Input>, ApiError> {
     let mut names = BTreeSet::new();
     let mut inputs = Vec::with_capacity(raw.len());
     for input in raw {
         if !names.insert(input.name.clone()) {
             return Err(ApiError::bad(format!("input {:?} is given twice; give it once", input.name)));
         }
-        let tensor = read_input(&input, &mut binary, max_tensor_bytes)?;
-        inputs.push(NamedTensor::new(input.name, tensor));
+        if input.parameters.keys().any(|key| key.starts_with("shared_memory")) {
+            return Err(bad(&input.name, "shared memory is not supported; send the data in the request"));
+        }
+        let value = match input.datatype.as_str() {
+            BYTES if limits.takes_bytes => Given::Elements(read_elements(&input, &mut binary)?),
+            _ => Given::Tensor(read_tensor(&input, &mut binary, limits.max_tensor_bytes)?),
+        };
+        inputs.push(Input { name: input.name, value });
     }
     binary.finish()?;
     Ok(inputs)
 }
 
-fn read_input(input: &RawInput, binary: &mut BinaryPart, max_bytes: usize) -> Result<Tensor, ApiError> {
-    let name = &input.name;
-    let bad = |why: String| ApiError::bad(format!("input {name:?}: {why}"));
-    if input.parameters.keys().any(|key| key.starts_with("shared_memory")) {
-        return Err(bad("shared memory is not supported; send the data in the request".into()));
+fn bad(name: &str, why: impl std::fmt::Display) -> ApiError {
+    ApiError::bad(format!("input {name:?}: {why}"))
+}
+
+/// Where an input's elements are.
+enum Data<'a> {
+    Json(&'a JsonData),
+    Binary(Bytes),
+}
+
+/// The data of an input of `count` elements.
+fn data<'a>(input: &'a RawInput, binary: &mut BinaryPart, count: usize) -> Result<Data<'a>, ApiError> {
+    let bad = |why: &str| bad(&input.name, why);
+    match (&input.data, input.parameters.get("binary_data_size")) {
+        (Some(_), Some(_)) => Err(bad("has both data and binary_data_size; send one of them")),
+        (None, None) => Err(bad("has neither data nor binary_data_size; send one of them")),
+        (Some(data), None) if data.len() != count => {
+            let (shape, got) = (&input.shape, data.len());
+            Err(bad(&format!("shape {shape:?} takes {count} elements, but data has {got}")))
+        }
+        (Some(data), None) => Ok(Data::Json(data)),
+        (None, Some(size)) => {
+            let size = size.as_u64().and_then(|size| usize::try_from(size).ok());
+            let size = size.ok_or_else(|| bad("binary_data_size is not a number of bytes"))?;
+            binary.take(&input.name, size).map(Data::Binary)
+        }
     }
+}
+
+/// The elements of a BYTES tensor, one a row.
+fn read_elements(input: &RawInput, binary: &mut BinaryPart) -> Result<Vec<Bytes>, ApiError> {
+    let name = &input.name;
+    let count = match *read_shape(&input.shape).map_err(|why| bad(name, why))? {
+        [rows] | [rows, 1] => rows,
+        _ => return Err(bad(name, format!("shape {:?} of BYTES is neither [rows] nor [rows, 1]", input.shape))),
+    };
+    if count > MAX_ROWS {
+        return Err(ApiError::too_large(format!("input {name:?} has {count} rows, more than {MAX_ROWS}; send fewer")));
+    }
+    match data(input, binary, count)? {
+        Data::Json(data) => data.texts().map_err(|error| bad(name, error)),
+        Data::Binary(bytes) => binary::decode_elements(&bytes, count).map_err(|why| bad(name, why)),
+    }
+}
+
+fn read_tensor(input: &RawInput, binary: &mut BinaryPart, max_bytes: usize) -> Result<Tensor, ApiError> {
+    let name = &input.name;
+    let bad = |why: String| bad(name, why);
     let dtype = DType::from_oip_name(&input.datatype).ok_or_else(|| {
         let known: Vec<&str> = DType::all().map(DType::oip_name).collect();
         bad(format!("datatype {:?} is not supported; use one of {}", input.datatype, known.join(", ")))
@@ -191,21 +257,9 @@ fn read_input(input: &RawInput, binary: &mut BinaryPart, max_bytes: usize) -> Re
             "input {name:?}: shape {shape:?} of {dtype} is more than {max_bytes} bytes (http.max_body_bytes); send fewer rows"
         )));
     }
-    let data = match (&input.data, input.parameters.get("binary_data_size")) {
-        (Some(_), Some(_)) => return Err(bad("has both data and binary_data_size; send one of them".into())),
-        (None, None) => return Err(bad("has neither data nor binary_data_size; send one of them".into())),
-        (Some(data), None) => {
-            if data.len() != count {
-                let got = data.len();
-                return Err(bad(format!("shape {shape:?} takes {count} elements, but data has {got}")));
-            }
-            data.bytes(dtype).map_err(|error| bad(error.to_string()))?
-        }
-        (None, Some(size)) => {
-            let size = size.as_u64().and_then(|size| usize::try_from(size).ok());
-            let size = size.ok_or_else(|| bad("binary_data_size is not a number of bytes".into()))?;
-            binary.take(name, size)?
-        }
+    let data = match data(input, binary, count)? {
+        Data::Json(data) => data.bytes(dtype).map_err(|error| bad(error.to_string()))?,
+        Data::Binary(bytes) => bytes,
     };
     if dtype == DType::Bool && data.iter().any(|&byte| byte > 1) {
         return Err(bad("a BOOL element is neither 0 nor 1".into()));

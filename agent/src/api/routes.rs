@@ -1,5 +1,6 @@
 //! Paths and what they share.
 
+use std::num::NonZero;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -9,6 +10,7 @@ use axum::http::StatusCode;
 use axum::middleware::{self, Next};
 use axum::response::Response;
 use axum::routing::{get, post};
+use tokio::sync::Semaphore;
 
 use super::body::BodyBudget;
 use super::error::ApiError;
@@ -27,6 +29,8 @@ pub(crate) struct ApiState {
     pub(super) limits: Limits,
     pub(super) max_rows: usize,
     pub(super) max_batch: usize,
+    /// As many requests as there are cores decode their raw inputs at once, which bounds the memory for it as well.
+    pub(super) decoders: Arc<Semaphore>,
     draining: AtomicBool,
 }
 
@@ -40,10 +44,12 @@ impl ApiState {
                 deadline: settings.deadline,
                 max_deadline: settings.max_deadline,
                 max_tensor_bytes: bodies.max_body_bytes(),
+                takes_bytes: false,
             },
             bodies,
             max_rows: settings.queue_rows,
             max_batch: settings.max_batch,
+            decoders: Arc::new(Semaphore::new(std::thread::available_parallelism().map_or(1, NonZero::get))),
             draining: AtomicBool::new(false),
         }
     }

@@ -10,3 +10,4 @@ mod lifecycle;
 mod metadata;
 mod refusals;
 mod scene;
+mod transforms;

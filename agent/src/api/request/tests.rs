@@ -9,6 +9,7 @@ const LIMITS: Limits = Limits {
     deadline: Duration::from_millis(1000),
     max_deadline: Duration::from_millis(5000),
     max_tensor_bytes: 1 << 20,
+    takes_bytes: false,
 };
 
 fn read(request: &Value) -> Result<InferRequest, ApiError> {
@@ -21,6 +22,19 @@ fn read_binary(request: &Value, data: &'static [u8]) -> Result<InferRequest, Api
 
 fn input() -> Value {
     json!({ "name": "x", "shape": [1, 2], "datatype": "FP32", "data": [0.5, 1] })
+}
+
+/// Reads a request to a model that takes files or texts.
+fn read_elements(input: &Value, data: Option<Bytes>) -> Result<InferRequest, ApiError> {
+    let limits = Limits { takes_bytes: true, ..LIMITS };
+    InferRequest::read(json!({ "inputs": [input] }).to_string().as_bytes(), data, &limits)
+}
+
+fn tensor(request: &InferRequest, index: usize) -> &Tensor {
+    match &request.inputs[index].value {
+        Given::Tensor(tensor) => tensor,
+        Given::Elements(elements) => panic!("{elements:?} are no tensor"),
+    }
 }
 
 fn binary_input(size: u64) -> Value {
@@ -55,8 +69,8 @@ fn a_plain_request_gets_the_defaults() {
     let request = read(&json!({ "id": "42", "inputs": [input()] })).unwrap();
     assert_eq!(request.id.as_deref(), Some("42"));
     assert_eq!((request.wish.place, request.wish.allowed), (Place::Auto, LIMITS.deadline));
+    assert_eq!(tensor(&request, 0).to_vec::<f32>().unwrap(), [0.5, 1.0]);
     assert_eq!((request.outputs, request.binary_outputs), (None, false));
-    assert_eq!(request.inputs[0].tensor.to_vec::<f32>().unwrap(), [0.5, 1.0]);
 }
 
 #[test]
@@ -157,7 +171,39 @@ fn deep_json_is_an_error_and_no_overflow() {
 #[test]
 fn binary_inputs_take_their_bytes_in_order() {
     let request = read_binary(&json!({ "inputs": [binary_input(4)] }), &[1, 0, 2, 0]).unwrap();
-    assert_eq!(request.inputs[0].tensor.to_vec::<i16>().unwrap(), [1, 2]);
+    assert_eq!(tensor(&request, 0).to_vec::<i16>().unwrap(), [1, 2]);
+}
+
+#[test]
+fn elements_of_any_length_are_read_as_texts_or_as_binary_data() {
+    let elements = |request: InferRequest| match request.inputs.into_iter().next().unwrap().value {
+        Given::Elements(elements) => elements,
+        Given::Tensor(tensor) => panic!("{tensor:?} is no list of elements"),
+    };
+    let texts = json!({ "name": "x", "shape": [2, 1], "datatype": "BYTES", "data": [["a"], ["bc"]] });
+    assert_eq!(elements(read_elements(&texts, None).unwrap()), ["a", "bc"]);
+    let size = json!({ "binary_data_size": 6 });
+    let binary = json!({ "name": "x", "shape": [1], "datatype": "BYTES", "parameters": size });
+    let data = Bytes::from_static(&[2, 0, 0, 0, 0xff, 0xd8]);
+    assert_eq!(elements(read_elements(&binary, Some(data)).unwrap()), [&[0xff, 0xd8][..]]);
+}
+
+#[test]
+fn elements_that_are_not_what_they_say_are_refused() {
+    let refused = |shape: Value, data: Value, status: StatusCode, says: &str| {
+        let input = json!({ "name": "x", "shape": shape, "datatype": "BYTES", "data": data });
+        let error = read_elements(&input, None).expect_err("it must be refused");
+        assert_eq!(error.status, status, "{}", error.message);
+        assert!(error.message.contains("input \"x\"") && error.message.contains(says), "{}", error.message);
+    };
+    let bad = StatusCode::BAD_REQUEST;
+    refused(json!([1]), json!([1]), bad, "data holds numbers");
+    refused(json!([2]), json!(["a"]), bad, "takes 2 elements, but data has 1");
+    refused(json!([1, 2]), json!(["a", "b"]), bad, "neither [rows] nor [rows, 1]");
+    refused(json!([5000]), json!([]), StatusCode::PAYLOAD_TOO_LARGE, "more than 4096");
+    let input = json!({ "name": "x", "shape": [1], "datatype": "BYTES", "parameters": { "binary_data_size": 5 } });
+    let error = read_elements(&input, Some(Bytes::from_static(&[2, 0, 0, 0, 1]))).unwrap_err();
+    assert!(error.message.contains("declares 2 bytes, but only 1 follow"), "{}", error.message);
 }
 
 #[test]

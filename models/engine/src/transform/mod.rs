@@ -199,6 +199,29 @@ impl Pipeline {
         Ok(outputs)
     }
 
+    /// Makes the model's inputs, one batch, of what is given for each input: its raw tensors one after the other, each of
+    /// one row or several. Names come in any order.
+    pub fn apply_columns(&self, given: Vec<(String, Vec<Tensor>)>) -> Result<Vec<NamedTensor>, TransformError> {
+        let mut columns: Vec<Option<Vec<Tensor>>> = self.inputs.iter().map(|_| None).collect();
+        for (name, tensors) in given {
+            if tensors.len() > MAX_ROWS {
+                return Err(TransformError::TooManyRows { rows: tensors.len() });
+            }
+            let Some(index) = self.inputs.iter().position(|step| step.port.name == name) else {
+                return Err(self.wrong(name, "not one of the model's"));
+            };
+            if columns[index].replace(tensors).is_some() {
+                return Err(self.wrong(name, "given twice"));
+            }
+        }
+        let mut outputs = Vec::new();
+        for (step, column) in self.inputs.iter().zip(columns) {
+            let column = column.ok_or_else(|| self.wrong(step.port.name.clone(), "missing"))?;
+            outputs.extend(step.run(&column)?);
+        }
+        Ok(outputs)
+    }
+
     /// Puts one sample's inputs into the columns of their names.
     fn arrange(&self, sample: Vec<NamedTensor>, columns: &mut [Vec<Tensor>]) -> Result<(), TransformError> {
         let before: Vec<usize> = columns.iter().map(Vec::len).collect();

@@ -82,6 +82,25 @@ fn inputs_that_are_missing_unknown_or_repeated_are_named() {
 }
 
 #[test]
+fn inputs_may_be_given_as_columns_whose_tensors_hold_one_row_or_several() {
+    let inputs = r#"[{"name": "x", "transform": {"kind": "image", "color": "gray", "layout": "nhwc"}}, {"name": "b"}]"#;
+    let pipeline = pipeline(inputs, &["x", "b"], &[]).unwrap();
+    let two = Tensor::from_slice(&[2, 1, 1, 1], &[1u8, 2]).unwrap();
+    let third = Tensor::from_slice(&[1, 1, 1], &[3u8]).unwrap();
+    let numbers = Tensor::from_slice(&[3, 1], &[7f32, 8.0, 9.0]).unwrap();
+    let columns =
+        |b: &str| vec![(b.to_owned(), vec![numbers.clone()]), ("x".to_owned(), vec![two.clone(), third.clone()])];
+    let outputs = pipeline.apply_columns(columns("b")).unwrap();
+    assert_eq!(outputs[0].tensor, Tensor::from_slice(&[3, 1, 1, 1], &[1f32, 2.0, 3.0]).unwrap());
+    assert_eq!(outputs[1].tensor, numbers);
+    for (name, what) in [("z", "not one of"), ("x", "given twice")] {
+        let error = pipeline.apply_columns(columns(name)).unwrap_err().to_string();
+        assert!(error.contains(what), "{error}");
+    }
+    assert!(pipeline.apply_columns(vec![("x".to_owned(), vec![third])]).unwrap_err().to_string().contains("missing"));
+}
+
+#[test]
 fn a_row_that_is_wrong_is_named_by_its_number() {
     let pipeline = one(r#"{"kind": "image", "steps": [{"step": "resize", "width": 2, "height": 2}]}"#);
     let pixels = Tensor::zeros(DType::U8, vec![4, 4, 3]).unwrap();
