@@ -31,7 +31,7 @@ enum Command {
     /// Packs, inspects and verifies bundles: models with all that is known of them.
     #[command(subcommand)]
     Bundle(commands::bundle::Bundle),
-    /// Lists the devices that the probe found, and why some are refused.
+    /// Lists the devices that the probe found and why some are refused, or how the devices of a running agent do.
     Devices(commands::devices::Devices),
 }
 

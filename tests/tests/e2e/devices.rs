@@ -5,6 +5,7 @@ use std::process::{Command, Output};
 use std::time::{Duration, Instant};
 
 use hedge_tests::binaries::binaries;
+use hedge_tests::daemons::AgentSetup;
 use hedge_tests::digits::{self, SIDE};
 use hedge_tests::needs::need;
 use hedge_tests::npy::Array;
@@ -70,6 +71,26 @@ fn without_vulkan_a_gpu_that_was_asked_for_is_an_error_that_says_what_to_do() {
     let said = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(1), "{said}");
     assert!(said.contains("--device cpu"), "{said}");
+}
+
+#[test]
+fn the_devices_of_a_running_agent_are_shown() {
+    let agent = AgentSetup::default().start();
+    let url = format!("http://{}/", agent.address);
+    let output = command(&binaries().hedge).args(["devices", "--agent", &url, "--json", "-"]).output();
+    let output = output.expect("hedge starts");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{said}");
+    assert!(said.contains("cpu") && said.contains("state"), "{said}");
+    let found: Value = serde_json::from_slice(&output.stdout).expect("JSON on standard output");
+    let devices = found["devices"].as_array().expect("a list of devices");
+    assert!(devices.iter().any(|device| device["kind"] == "cpu" && device.get("state").is_some()), "{found}");
+
+    let nobody = command(&binaries().hedge).args(["devices", "--agent", "http://127.0.0.1:1"]).output();
+    let nobody = nobody.expect("hedge starts");
+    let said = String::from_utf8_lossy(&nobody.stderr);
+    assert_eq!(nobody.status.code(), Some(1), "{said}");
+    assert!(said.contains("hint: is the agent running"), "{said}");
 }
 
 fn has_gpu() -> bool {

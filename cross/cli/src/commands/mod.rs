@@ -17,6 +17,6 @@ pub(crate) fn quietly(command: impl FnOnce() -> Result<()>) -> Result<()> {
 }
 
 /// Runs a command on a reactor; it starts the log itself.
-pub(crate) fn asynchronously(command: impl Future<Output = Result<()>>) -> Result<()> {
+pub(crate) fn asynchronously<T>(command: impl Future<Output = Result<T>>) -> Result<T> {
     tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(command)
 }
