@@ -19,10 +19,11 @@ use hedge_tests::wait_for;
 use serde_json::Value;
 
 /// How many swaps, where `HEDGE_SWAPS` does not say.
-const SWAPS: usize = 40;
+const SWAPS: usize = 60;
 
-/// The first of so many parts of the swaps warms up: pools fill, code is read in.
+/// The first of so many parts of the swaps warms up, but at least so many swaps do: pools fill, code is read in.
 const WARM_UP_PART: usize = 10;
+const LEAST_WARM_UP: usize = 20;
 
 const CLIENTS: usize = 4;
 
@@ -120,6 +121,7 @@ fn swap(
 ) -> (Held, Held) {
     let mut client = agent.client();
     let load = format!("/v2/repository/models/{MODEL}/load");
+    let warm_up = (swaps / WARM_UP_PART).max(LEAST_WARM_UP).min(swaps);
     let mut warm = None;
     for swap in 1..=swaps {
         assert!(!run.done.load(Ordering::Relaxed), "a client failed");
@@ -133,7 +135,7 @@ fn swap(
         wait_for("the clients are answered between two swaps", SETTLE_LIMIT, || {
             (run.count() >= before + CLIENTS || run.done.load(Ordering::Relaxed)).then_some(())
         });
-        if swap == swaps.div_ceil(WARM_UP_PART) {
+        if swap == warm_up {
             warm = Some(Held::by(agent.program.id()));
         }
     }
