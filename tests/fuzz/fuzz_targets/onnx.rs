@@ -1,8 +1,11 @@
-//! An ONNX file from a stranger: read, from memory and as a stream, and written again.
+//! An ONNX file from a stranger: read, from memory and as a stream, written again, its shapes inferred, its passes run.
 
 #![no_main]
 
 use bytes::Bytes;
+use hedge_graph::cost::{Cost, Sizes};
+use hedge_graph::infer::infer_shapes;
+use hedge_graph::passes::{Options, optimize};
 use hedge_graph::{Graph, NoExternalData};
 use libfuzzer_sys::fuzz_target;
 
@@ -14,4 +17,11 @@ fuzz_target!(|data: &[u8]| {
     graph.validate().expect("what was read is valid");
     let again = Graph::read(graph.write().into()).expect("what was written can be read");
     assert_eq!(again.write(), graph.write(), "writing is stable");
+    let mut known = graph.clone();
+    infer_shapes(&mut known);
+    known.validate().expect("knowing more changes nothing");
+    Cost::of(&known, &Sizes::default());
+    let mut optimized = graph;
+    optimize(&mut optimized, &Options::default());
+    optimized.validate().expect("a pass leaves a valid graph");
 });
