@@ -13,6 +13,8 @@ use hedge_tests::python::Python;
 use hedge_tests::root;
 use serde_json::Value;
 
+use crate::devices::has_gpu;
+
 const GET_ONNX: &str = "pip install onnx numpy";
 
 #[test]
@@ -23,7 +25,7 @@ fn on_the_cpu_every_case_of_onnx_passes_but_for_those_listed() {
 
 #[test]
 fn on_software_vulkan_every_case_that_passes_on_the_cpu_passes_but_for_those_listed() {
-    if need("vulkan", "apt install mesa-vulkan-drivers", vulkan()).is_none() {
+    if need("vulkan", "apt install mesa-vulkan-drivers", has_gpu().then_some(())).is_none() {
         return;
     }
     let Some(cases) = Cases::of_package() else { return };
@@ -41,7 +43,7 @@ fn the_core_cases_all_pass_on_the_cpu_and_on_software_vulkan() {
     let list = cases.join("core.txt");
     let on_cpu = conform(&cases, Some(&list), "cpu");
     assert_eq!(on_cpu.refused(), BTreeSet::new());
-    if need("vulkan", "apt install mesa-vulkan-drivers", vulkan()).is_some() {
+    if need("vulkan", "apt install mesa-vulkan-drivers", has_gpu().then_some(())).is_some() {
         let on_gpu = conform(&cases, Some(&list), "gpu");
         let listed: BTreeSet<String> = listed("gpu").into_keys().map(|case| format!("node/{case}")).collect();
         let surprises: Vec<_> = on_gpu.refused().difference(&listed).cloned().collect();
@@ -63,13 +65,6 @@ fn real_models_answer_as_onnxruntime_does() {
 fn shared() -> Option<PathBuf> {
     let folder = std::env::var_os("HEDGE_SHARED").map(PathBuf::from).filter(|folder| folder.is_dir());
     need("shared", "set HEDGE_SHARED to the folder with models/ and data/", folder)
-}
-
-/// Whether there is a Vulkan driver, by what the probe finds.
-fn vulkan() -> Option<()> {
-    let output = command(&binaries().hedge).args(["devices", "--json", "-"]).output().expect("hedge starts");
-    let report: Value = serde_json::from_slice(&output.stdout).expect("hedge devices writes JSON");
-    report.to_string().contains("Vulkan").then_some(())
 }
 
 /// The cases of the `onnx` package, written out.

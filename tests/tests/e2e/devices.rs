@@ -93,7 +93,7 @@ fn the_devices_of_a_running_agent_are_shown() {
     assert!(said.contains("hint: is the agent running"), "{said}");
 }
 
-fn has_gpu() -> bool {
+pub(crate) fn has_gpu() -> bool {
     let output = command(&binaries().hedge).args(["devices", "--json", "-"]).output().expect("hedge starts");
     let found: Value = serde_json::from_slice(&output.stdout).expect("JSON on standard output");
     found["devices"].as_array().is_some_and(|devices| devices.iter().any(|device| device["kind"] == "gpu"))
