@@ -8,7 +8,7 @@ use thiserror::Error;
 
 use crate::burn::BurnExecutor;
 use crate::golden::Refusal;
-use crate::supervise::Supervised;
+use crate::supervise::{FaultPolicy, Supervised};
 use crate::{
     Device, DeviceChoice, Engine, Executor, Golden, GoldenError, PrepareError, RanOn, RunError, Runnable, Signature,
     StepTime,
@@ -70,9 +70,12 @@ pub enum LoadError {
 
 impl Model {
     /// Prepares `graph` on each device that `choice` allows, runs `golden` (or made-up inputs, with the CPU's outputs as the
-    /// reference) on each and keeps the fastest that agrees: [`Engine::load`] of the engine of this machine.
+    /// reference) on each and keeps the fastest that agrees: [`Engine::load`] of the engine of this machine. A device that is
+    /// slow at first, because it compiles for new shapes, is waited for: who has deadlines sets a policy of their own.
     pub fn load(graph: &Graph, choice: DeviceChoice, golden: Option<&Golden>) -> Result<Model, LoadError> {
-        Engine::default().load(graph, choice, golden.map(std::slice::from_ref).unwrap_or_default())
+        let policy = FaultPolicy::default();
+        let patient = FaultPolicy { slow_after: policy.hang_after, ..policy };
+        Engine::default().with_policy(patient).load(graph, choice, golden.map(std::slice::from_ref).unwrap_or_default())
     }
 
     /// Prepares `graph` on `device` without a golden run: to examine the executor itself, never to serve.

@@ -181,10 +181,26 @@ impl Lane {
     }
 }
 
+/// How long a lane that is given up waits for its thread: a process that ends while a driver is at work crashes in it (Mesa's
+/// exit handlers free what its compiler still uses).
+const END_LIMIT: Duration = Duration::from_secs(5);
+
 impl Drop for Lane {
     fn drop(&mut self) {
         self.link.closed.store(true, Ordering::Release);
+        // The thread's queue ends with its only sender, and the thread with its queue.
+        self.jobs = mpsc::sync_channel(1).0;
         self.health.wake();
+        if self.health.serving().is_none() {
+            // What is in quarantine may never answer.
+            return;
+        }
+        let begun = Instant::now();
+        while let Some(left) = END_LIMIT.checked_sub(begun.elapsed()) {
+            if matches!(self.answers.recv_timeout(left), Err(RecvTimeoutError::Disconnected)) {
+                return;
+            }
+        }
     }
 }
 
