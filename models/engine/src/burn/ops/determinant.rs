@@ -25,7 +25,7 @@ pub(super) fn determinant(_: &Node, _: i64) -> Result<BoxOp, OpError> {
 }
 
 fn each<T: Number>(x: &Tensor, batch: &[usize], size: usize) -> Result<Tensor, OpError> {
-    let values: Vec<f64> = x.to_vec::<T>()?.into_iter().map(Number::to_double).collect();
+    let values: Vec<f64> = x.to_vec::<T>()?.into_iter().map(Number::to_f64).collect();
     let matrices: usize = batch.iter().product();
     let of = |matrix: usize| eliminated(values[matrix * size * size..(matrix + 1) * size * size].to_vec(), size);
     let determinants: Vec<T> = (0..matrices).map(|matrix| T::from_double(of(matrix))).collect();

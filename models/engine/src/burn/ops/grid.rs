@@ -93,7 +93,7 @@ impl Sampling {
                 let element = |stencil: &Stencil| match (self.filter, stencil.as_slice()) {
                     (Filter::Nearest, [(at, _)]) => plane[*at],
                     (_, stencil) => {
-                        T::from_double(stencil.iter().map(|&(at, weight)| plane[at].to_double() * weight).sum())
+                        T::from_double(stencil.iter().map(|&(at, weight)| plane[at].to_f64() * weight).sum())
                     }
                 };
                 stencils.iter().map(element).collect::<Vec<T>>()

@@ -48,7 +48,7 @@ pub(super) fn scaled_sum<T: Number>(
     let shape = product.shape().to_vec();
     let mut y = product.to_vec::<T>()?;
     let scaled = |value: T, factor: f32| {
-        if factor == 1.0 { value } else { T::from_double((value.to_double() * f64::from(factor)).trunc()) }
+        if factor == 1.0 { value } else { T::from_double((value.to_f64() * f64::from(factor)).trunc()) }
     };
     y.iter_mut().for_each(|value| *value = scaled(*value, alpha));
     if let Some(addend) = addend {

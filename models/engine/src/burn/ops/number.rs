@@ -24,10 +24,6 @@ pub(super) trait Number: Element + PartialOrd + Send + Sync {
     fn to_f64(self) -> f64;
     /// The value of this type next to a double, as Rust's `as` converts.
     fn from_f64(value: f64) -> Self;
-    /// The nearest double.
-    fn to_double(self) -> f64 {
-        self.to_f64()
-    }
     /// The nearest value of the type: integers are rounded half to even and saturate.
     fn from_double(value: f64) -> Self;
     /// The integer part; what does not fit is the nearest that does, NaN is 0.

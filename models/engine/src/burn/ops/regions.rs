@@ -84,7 +84,7 @@ impl Align {
     }
 
     fn value<T: Number>(&self, bin: &[Sample], plane: &[T]) -> f64 {
-        let parts = |sample: &Sample| sample.map(|(at, weight)| plane[at].to_double() * weight);
+        let parts = |sample: &Sample| sample.map(|(at, weight)| plane[at].to_f64() * weight);
         if self.largest {
             let largest = bin.iter().flat_map(parts).reduce(f64::max);
             return largest.unwrap_or(0.0);

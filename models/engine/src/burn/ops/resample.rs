@@ -183,7 +183,7 @@ fn on_host<T: Number>(x: &Tensor, taps: &[(usize, Taps)], resizing: &Resizing) -
         }
         return tensor(dtype, &shape, &values);
     }
-    let mut doubles: Vec<f64> = values.into_iter().map(Number::to_double).collect();
+    let mut doubles: Vec<f64> = values.into_iter().map(Number::to_f64).collect();
     for (axis, taps) in taps {
         let fill = taps.fill().map(|(fill, _)| fill);
         doubles = lines(&doubles, &mut shape, *axis, taps, |line, tap| match fill {
