@@ -1,15 +1,27 @@
 //! The statistics of routing: how sure a model is of an answer, and from which score on its answers may stay local.
 //!
-//! Pure functions of numbers: no I/O, no clock, no randomness. A threshold chosen by [`plug_in_threshold`] is
-//! *uncertified*: it is the best guess from one sample and states no bound (simulation: a plug-in breaks a 1 % target in
-//! 13-47 % of calibrations). Answers routed by it are labelled so.
+//! Pure functions of numbers: no I/O, no clock; randomness only where a caller passes a seed. [`certify`] states a bound;
+//! a threshold chosen by [`plug_in_threshold`] is *uncertified*: it is the best guess from one sample and states none
+//! (simulation: a plug-in breaks a 1 % target in 13-47 % of calibrations). Answers routed by it are labelled so.
 
+mod binomial;
+mod contract;
 mod features;
+mod fingerprint;
+mod grid;
 mod head;
 mod score;
+mod sequence;
+mod spending;
 mod threshold;
 
+pub use binomial::{cdf, least_samples};
+pub use contract::{Contract, InvalidTarget, Target, UnknownContract};
 pub use features::{Features, TOP, TOP_FLOOR};
+pub use fingerprint::{Fingerprint, InvalidFingerprint};
+pub use grid::{GRID_THRESHOLDS, Grid, GridError};
 pub use head::{AgreementHead, HeadError, MAX_CLASSES, Scoring};
 pub use score::{Score, UnknownScore, margin, max_probability, softmax, top_class};
+pub use sequence::{Labelled, Outcome, certify};
+pub use spending::delta_of;
 pub use threshold::plug_in_threshold;
