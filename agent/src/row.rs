@@ -13,7 +13,7 @@ use hedge_agent_spool::{Cache, Entry, Key, RowDigest};
 use hedge_engine::worker::{RowOutput, SubmitError};
 use hedge_engine::{RanOn, RunError};
 use hedge_tensor::NamedTensor;
-use hedge_wire::{Query, Reply, RequestId};
+use hedge_wire::{Purpose, Query, Reply, RequestId};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
@@ -245,6 +245,7 @@ impl RowTask {
             deadline_ms: u32::try_from(left.as_millis()).unwrap_or(u32::MAX),
             boot: self.shared.cloud.boot(),
             inputs: self.inputs.clone(),
+            purpose: Purpose::Answer,
         };
         self.shared.cloud.publish(&query, left).err().map(Event::NotSent)
     }

@@ -3,7 +3,7 @@
 use hedge_agent_core::Availability;
 use hedge_link::{BrokerLimits, Qos};
 use hedge_tensor::{NamedTensor, Tensor};
-use hedge_wire::{GatewayId, Refusal};
+use hedge_wire::{GatewayId, Purpose, Refusal};
 
 use super::*;
 
@@ -99,6 +99,7 @@ fn query(n: u8, bytes: usize) -> Query {
         deadline_ms: 1000,
         boot: BootId(9),
         inputs: vec![NamedTensor::new("x", Tensor::from_slice(&[1, bytes], &noise).unwrap())],
+        purpose: Purpose::Answer,
     }
 }
 

@@ -8,7 +8,7 @@ use std::path::Path;
 
 use hedge_graph::{Dim, build::GraphBuilder};
 use hedge_tensor::{DType, NamedTensor, Tensor};
-use hedge_wire::{BootId, Digest, ModelId, Query, RequestId};
+use hedge_wire::{BootId, Digest, ModelId, Purpose, Query, RequestId};
 
 /// Writes `y = relu(x)` over rows of two numbers.
 fn write_model(path: &Path) {
@@ -35,5 +35,6 @@ fn query(id: u8, input: NamedTensor) -> Query {
         deadline_ms: 10_000,
         boot: BootId(1),
         inputs: vec![input],
+        purpose: Purpose::Answer,
     }
 }

@@ -103,6 +103,16 @@ impl<'a> Reader<'a> {
         self.decoder.u8().map_err(|error| self.malformed(field, &error))
     }
 
+    /// A single-precision number; NaN and infinities are numbers, too.
+    pub(crate) fn f32(&mut self, field: &'static str) -> Result<f32, DecodeError> {
+        self.decoder.f32().map_err(|error| self.malformed(field, &error))
+    }
+
+    /// A double-precision number.
+    pub(crate) fn f64(&mut self, field: &'static str) -> Result<f64, DecodeError> {
+        self.decoder.f64().map_err(|error| self.malformed(field, &error))
+    }
+
     pub(crate) fn bool(&mut self, field: &'static str) -> Result<bool, DecodeError> {
         self.decoder.bool().map_err(|error| self.malformed(field, &error))
     }

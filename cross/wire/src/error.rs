@@ -101,6 +101,30 @@ pub enum DecodeError {
         /// What zstd says.
         reason: String,
     },
+    /// The signature is not the expected key's over these bytes; nothing of them was parsed.
+    #[error("the {message} is not signed by the configured key; check that the device has the gateway's public key")]
+    Signature {
+        /// Which message.
+        message: &'static str,
+    },
+    /// A number outside what the field may be.
+    #[error("{field} is {value}, which is not {expected}")]
+    Range {
+        /// Which field.
+        field: &'static str,
+        /// What it may be.
+        expected: &'static str,
+        /// What it is, as text: NaN has no equal.
+        value: String,
+    },
+    /// The compressed certificate does not decompress into its declared size.
+    #[error("the certificate does not decompress into its {expected} bytes: {reason}")]
+    Certificate {
+        /// The size declared.
+        expected: usize,
+        /// What zstd says.
+        reason: String,
+    },
     /// An id with a character or length that ids do not have.
     #[error(transparent)]
     Id(#[from] IdError),

@@ -19,26 +19,32 @@
 //! minor version ahead may add fields. A new field gets a new key; keys are never reused.
 
 mod cbor;
+mod class_state;
 mod error;
+mod evidence;
 mod ids;
 pub mod limits;
 mod presence;
 mod query;
 mod reply;
+mod signing;
 mod tensors;
 #[cfg(test)]
 mod testing;
 mod topic;
 
+pub use class_state::ClassState;
 pub use error::{DecodeError, EncodeError};
+pub use evidence::{AuditLabel, Contract, Evidence, LabelFeatures, RouteLabel, RouteSubject, SplitRole};
 pub use ids::{BootId, DeviceId, Digest, GatewayId, GroupId, Hash16, IdError, ModelId, RequestId, TenantId};
-pub use limits::{MAX_QUERY_BYTES, MAX_REPLY_BYTES, MAX_RETAINED_BYTES};
+pub use limits::{MAX_EVIDENCE_BYTES, MAX_QUERY_BYTES, MAX_REPLY_BYTES, MAX_RETAINED_BYTES};
 pub use presence::{DeviceStatus, GatewayPresence};
-pub use query::Query;
+pub use query::{Purpose, Query};
 pub use reply::{Refusal, Reply, Verdict};
+pub use signing::{KeyError, PublicKey, SigningKey};
 pub use topic::{
-    Topic, TopicError, device_statuses_filter, gateway_cancels_filter, gateway_parts_filter, gateway_presence_filter,
-    gateway_queries_filter,
+    Topic, TopicError, class_states_filter, device_statuses_filter, gateway_cancels_filter, gateway_evidence_filter,
+    gateway_parts_filter, gateway_presence_filter, gateway_queries_filter,
 };
 
 /// The major version of the protocol: the second level of every topic and the `v` of [`CONTENT_TYPE`].

@@ -9,8 +9,26 @@ pub const MAX_QUERY_BYTES: usize = 100 * 1024;
 /// The largest body on `r/`.
 pub const MAX_REPLY_BYTES: usize = 100 * 1024;
 
-/// The largest body of a retained message (presence, status).
+/// The largest body of a retained message (presence, status, class state).
 pub const MAX_RETAINED_BYTES: usize = 8 * 1024;
+
+/// The largest body on `f/`.
+pub const MAX_EVIDENCE_BYTES: usize = 32 * 1024;
+
+/// The most audits that one message of evidence carries.
+pub const MAX_AUDITS: usize = 512;
+
+/// The most labels that one message of evidence carries.
+pub const MAX_LABELS: usize = 256;
+
+/// The most bins of a histogram of scores: the thresholds of a certificate's grid and one more.
+pub const MAX_BINS: usize = 128;
+
+/// The most certificates that a class state revokes.
+pub const MAX_REVOKED: usize = 64;
+
+/// The largest certificate, decompressed.
+pub const MAX_CERTIFICATE_BYTES: usize = 64 * 1024;
 
 /// The most tensors in one message.
 pub const MAX_TENSORS: usize = 16;

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! {0: id (16 bytes), 1: model (text), 2: edge digest (32 bytes), 3: attempt (uint8), 4: deadline_ms (uint32),
-//!  5: boot (uint64), 6: inputs [tensor, …]}
+//!  5: boot (uint64), 6: inputs [tensor, …], ?7: purpose (uint)}
 //! ```
 //!
 //! The device is not in the body: a gateway takes it from the topic, which the broker's access rules bind to the sender.
@@ -36,13 +36,44 @@ pub struct Query {
     /// What the client sent, by the model's input names. One row: every leading dimension is 1, or the model's own shape
     /// where it has no batch axis.
     pub inputs: Vec<NamedTensor>,
+    /// Who waits for the verdict. Sent only where it is not [`Purpose::Answer`]; a gateway that does not know the key answers
+    /// an audit like any other query.
+    pub purpose: Purpose,
+}
+
+/// What a verdict is wanted for.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
+pub enum Purpose {
+    /// A client waits for it.
+    #[default]
+    Answer,
+    /// Nobody waits: the device has answered by itself and compares later. Served when nothing else waits.
+    Audit,
+}
+
+impl Purpose {
+    fn code(self) -> u64 {
+        match self {
+            Purpose::Answer => 0,
+            Purpose::Audit => 1,
+        }
+    }
+
+    fn from_code(code: u64) -> Result<Self, DecodeError> {
+        match code {
+            0 => Ok(Purpose::Answer),
+            1 => Ok(Purpose::Audit),
+            _ => Err(DecodeError::Unknown { what: "purpose", code }),
+        }
+    }
 }
 
 impl Query {
     /// The body. [`Query::encode_checked`] also says whether it may be sent.
     pub fn encode(&self) -> Vec<u8> {
         cbor::write(128 + tensors::capacity(&self.inputs), |writer| {
-            writer.map(7)?;
+            let audit = self.purpose != Purpose::Answer;
+            writer.map(if audit { 8 } else { 7 })?;
             writer.u8(0)?.bytes(self.id.as_bytes())?;
             writer.u8(1)?.str(self.model.as_str())?;
             writer.u8(2)?.bytes(self.edge.as_bytes())?;
@@ -50,7 +81,11 @@ impl Query {
             writer.u8(4)?.u32(self.deadline_ms)?;
             writer.u8(5)?.u64(self.boot.0)?;
             writer.u8(6)?;
-            tensors::write(writer, &self.inputs)
+            tensors::write(writer, &self.inputs)?;
+            match audit {
+                true => writer.u8(7)?.u64(self.purpose.code())?.ok(),
+                false => Ok(()),
+            }
         })
     }
 
@@ -72,8 +107,8 @@ impl Query {
     /// Reads a body whose memory the inputs then share.
     pub fn decode_shared(body: &Bytes) -> Result<Self, DecodeError> {
         let mut reader = Reader::new(QUERY, body, MAX_QUERY_BYTES)?;
-        let (mut id, mut model, mut edge, mut attempt, mut deadline_ms, mut boot, mut inputs) =
-            (None, None, None, None, None, None, None);
+        let (mut id, mut model, mut edge, mut attempt, mut deadline_ms, mut boot, mut inputs, mut purpose) =
+            (None, None, None, None, None, None, None, None);
         reader.map(QUERY, |reader, key| {
             match key {
                 0 => id = Some(RequestId::from_bytes(reader.fixed("request id")?)),
@@ -83,6 +118,7 @@ impl Query {
                 4 => deadline_ms = Some(reader.u32("deadline_ms")?),
                 5 => boot = Some(BootId(reader.u64("boot")?)),
                 6 => inputs = Some(tensors::read(reader)?),
+                7 => purpose = Some(Purpose::from_code(reader.u64("purpose")?)?),
                 _ => return Ok(Key::Unknown),
             }
             Ok(Key::Known)
@@ -96,6 +132,7 @@ impl Query {
             deadline_ms: required(deadline_ms, QUERY, 4, "deadline_ms")?,
             boot: required(boot, QUERY, 5, "boot")?,
             inputs: required(inputs, QUERY, 6, "inputs")?,
+            purpose: purpose.unwrap_or_default(),
         })
     }
 }
@@ -116,6 +153,7 @@ mod tests {
             deadline_ms: 250,
             boot: BootId(7),
             inputs: vec![NamedTensor::new("image", Tensor::from_slice(&[1, 1, 2, 2], &[0u8, 7, 15, 16]).unwrap())],
+            purpose: Purpose::Answer,
         }
     }
 
@@ -136,6 +174,24 @@ mod tests {
     #[test]
     fn a_query_is_hardened_around_its_golden_bytes() {
         assert_hardened(&query(), GOLDEN, Query::encode, Query::decode_shared);
+    }
+
+    /// The same, asked as an audit: one more key.
+    fn audit_golden() -> String {
+        GOLDEN.replacen("a7", "a8", 1) + " 07 01"
+    }
+
+    #[test]
+    fn an_audit_is_a_query_with_one_more_key() {
+        let audit = Query { purpose: Purpose::Audit, ..query() };
+        assert_hardened(&audit, &audit_golden(), Query::encode, Query::decode_shared);
+    }
+
+    #[test]
+    fn a_purpose_of_zero_reads_as_an_absent_one_and_an_unknown_one_is_named() {
+        let with = |code: &str| from_hex(&audit_golden().replace("07 01", &format!("07 {code}")));
+        assert_eq!(Query::decode(&with("00")).unwrap(), query());
+        assert_eq!(Query::decode(&with("02")), Err(DecodeError::Unknown { what: "purpose", code: 2 }));
     }
 
     #[test]

@@ -63,6 +63,13 @@ pub enum Topic {
         /// Which group.
         group: GroupId,
     },
+    /// `dg/{class}/{hash16}`: what the devices of a class may rely on for one edge and one cloud model, retained.
+    ClassState {
+        /// Which class of devices.
+        class: GroupId,
+        /// Whom it is about: [`crate::RouteSubject::hash`].
+        subject: Hash16,
+    },
     /// `p/{device}`: what a device reports to run, retained.
     Reported {
         /// Which device.
@@ -83,7 +90,7 @@ pub enum Topic {
         /// Whose.
         device: DeviceId,
     },
-    /// `f/{device}`: labels and feedback.
+    /// `f/{device}`: evidence, that is audits, scores and labels.
     Labels {
         /// Whose.
         device: DeviceId,
@@ -142,6 +149,7 @@ impl Topic {
             Topic::DeviceStatus { device } => format!("{prefix}s/{device}"),
             Topic::Desired { device } => format!("{prefix}d/{device}"),
             Topic::GroupDesired { group } => format!("{prefix}dg/{group}"),
+            Topic::ClassState { class, subject } => format!("{prefix}dg/{class}/{subject}"),
             Topic::Reported { device } => format!("{prefix}p/{device}"),
             Topic::ChunkRequest { device } => format!("{prefix}bq/{device}"),
             Topic::Chunk { artifact } => format!("{prefix}b/{artifact}"),
@@ -176,6 +184,16 @@ pub fn device_statuses_filter(tenant: &TenantId) -> String {
     format!("{}s/+", prefix(tenant))
 }
 
+/// The evidence of every device, shared between all gateways that pool: `$share/gw/hedge/1/{tenant}/f/+`.
+pub fn gateway_evidence_filter(tenant: &TenantId) -> String {
+    format!("$share/{GATEWAY_GROUP}/{}f/+", prefix(tenant))
+}
+
+/// What holds for the devices of one class: `hedge/1/{tenant}/dg/{class}/+`.
+pub fn class_states_filter(tenant: &TenantId, class: &GroupId) -> String {
+    format!("{}dg/{class}/+", prefix(tenant))
+}
+
 fn prefix(tenant: &TenantId) -> String {
     format!("hedge/{PROTOCOL_VERSION}/{tenant}/")
 }
@@ -203,6 +221,7 @@ fn flow(rest: &str) -> Option<Result<Topic, IdError>> {
         ("s", None) => Some(device().map(|device| Topic::DeviceStatus { device })),
         ("d", None) => Some(device().map(|device| Topic::Desired { device })),
         ("dg", None) => Some(GroupId::parse(first).map(|group| Topic::GroupDesired { group })),
+        ("dg", Some(second)) => Some(class_state(first, second)),
         ("p", None) => Some(device().map(|device| Topic::Reported { device })),
         ("bq", None) => Some(device().map(|device| Topic::ChunkRequest { device })),
         ("b", None) => Some(Hash16::parse(first).map(|artifact| Topic::Chunk { artifact })),
@@ -214,6 +233,10 @@ fn flow(rest: &str) -> Option<Result<Topic, IdError>> {
 
 fn query(model: &str, device: &str) -> Result<Topic, IdError> {
     Ok(Topic::Query { model: ModelId::parse(model)?, device: DeviceId::parse(device)? })
+}
+
+fn class_state(class: &str, subject: &str) -> Result<Topic, IdError> {
+    Ok(Topic::ClassState { class: GroupId::parse(class)?, subject: Hash16::parse(subject)? })
 }
 
 fn gateway_and_device(gateway: &str, device: &str) -> Result<(GatewayId, DeviceId), IdError> {
@@ -247,7 +270,8 @@ mod tests {
             (Topic::GatewayPresence { gateway }, format!("g/{id}")),
             (Topic::DeviceStatus { device: device.clone() }, format!("s/{id}")),
             (Topic::Desired { device: device.clone() }, format!("d/{id}")),
-            (Topic::GroupDesired { group }, format!("dg/{id}")),
+            (Topic::GroupDesired { group: group.clone() }, format!("dg/{id}")),
+            (Topic::ClassState { class: group, subject: artifact }, format!("dg/{id}/abababababababab")),
             (Topic::Reported { device: device.clone() }, format!("p/{id}")),
             (Topic::ChunkRequest { device: device.clone() }, format!("bq/{id}")),
             (Topic::Chunk { artifact }, "b/abababababababab".to_owned()),
@@ -277,6 +301,8 @@ mod tests {
         texts.push(gateway_parts_filter(&tenant, &gateway));
         texts.push(gateway_cancels_filter(&tenant, &gateway));
         texts.push(device_statuses_filter(&tenant));
+        texts.push(gateway_evidence_filter(&tenant));
+        texts.push(class_states_filter(&tenant, &GroupId::parse(&id).unwrap()));
         for text in texts {
             assert!(text.len() <= MAX_TOPIC_BYTES, "{text}");
             assert!(text.matches('/').count() <= 7, "{text}");
@@ -292,6 +318,9 @@ mod tests {
         assert_eq!(gateway_parts_filter(&tenant(), &gateway), "hedge/1/acme/u/gw-1/+");
         assert_eq!(gateway_cancels_filter(&tenant(), &gateway), "hedge/1/acme/x/gw-1/+");
         assert_eq!(device_statuses_filter(&tenant()), "hedge/1/acme/s/+");
+        assert_eq!(gateway_evidence_filter(&tenant()), "$share/gw/hedge/1/acme/f/+");
+        let class = GroupId::parse("rpi5-cpu").unwrap();
+        assert_eq!(class_states_filter(&tenant(), &class), "hedge/1/acme/dg/rpi5-cpu/+");
     }
 
     #[test]
@@ -304,7 +333,7 @@ mod tests {
         for topic in ["r", "r/d/d", "q/m", "q/m/d/e", "zz/d", "", "/"] {
             assert!(matches!(parse(&format!("hedge/1/acme/{topic}")), TopicError::Flow { .. }), "{topic}");
         }
-        for topic in ["r/", "r/+", "q/m/D", "q//d", "g/#", "b/xyz", "u/g/"] {
+        for topic in ["r/", "r/+", "q/m/D", "q//d", "g/#", "b/xyz", "u/g/", "dg/c/xyz", "dg/C/abababababababab"] {
             assert!(matches!(parse(&format!("hedge/1/acme/{topic}")), TopicError::Id { .. }), "{topic}");
         }
     }

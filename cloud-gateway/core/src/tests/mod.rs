@@ -6,7 +6,7 @@ mod sentences;
 use std::time::{Duration, Instant};
 
 use hedge_tensor::{NamedTensor, Tensor};
-use hedge_wire::{BootId, DeviceId, Digest, GatewayId, ModelId, Query, Reply, RequestId, Verdict};
+use hedge_wire::{BootId, DeviceId, Digest, GatewayId, ModelId, Purpose, Query, Reply, RequestId, Verdict};
 
 use crate::{Action, Admission, Arrival, Event, Key, Limits, Outcome};
 
@@ -66,6 +66,7 @@ fn query(id: u8) -> Query {
         deadline_ms: 1000,
         boot: BootId(1),
         inputs: vec![NamedTensor::new("image", Tensor::from_slice(&[1, 4], &[1u8, 2, 3, 4]).expect("four elements"))],
+        purpose: Purpose::Answer,
     }
 }
 
