@@ -4,18 +4,24 @@
 //! a threshold chosen by [`plug_in_threshold`] is *uncertified*: it is the best guess from one sample and states none
 //! (simulation: a plug-in breaks a 1 % target in 13-47 % of calibrations). Answers routed by it are labelled so.
 
+mod alarm;
 mod binomial;
+mod boost;
 mod contract;
 mod features;
 mod fingerprint;
 mod fit;
 mod grid;
 mod head;
+mod monitor;
+mod pooled;
 mod score;
 mod sequence;
+mod shift;
 mod spending;
 mod threshold;
 
+pub use alarm::{BETS, EProcess, InvalidMonitor};
 pub use binomial::{cdf, least_samples};
 pub use contract::{Contract, InvalidTarget, Target, UnknownContract};
 pub use features::{Features, TOP, TOP_FLOOR};
@@ -23,7 +29,10 @@ pub use fingerprint::{Fingerprint, InvalidFingerprint};
 pub use fit::{FEWEST_LABELS, FitError};
 pub use grid::{GRID_THRESHOLDS, Grid, GridError};
 pub use head::{AgreementHead, HeadError, MAX_CLASSES, Scoring};
+pub use monitor::{Audit, Monitor, MonitorConfig, MonitorCounts};
+pub use pooled::PooledMonitor;
 pub use score::{Score, UnknownScore, margin, max_probability, softmax, top_class};
 pub use sequence::{Labelled, Outcome, certify};
+pub use shift::{Shift, Window, shift, shift_of_scores};
 pub use spending::delta_of;
 pub use threshold::plug_in_threshold;

@@ -1,0 +1,280 @@
+//! What watches a certificate while it is used: the audit coin, the boost of its rate, and the alarm.
+//!
+//! Every request passes [`Monitor::observe`]: its score is counted into a window, and a coin decides whether the cloud is
+//! asked as well, later and without hurry (an *audit*). The answer comes back through [`Monitor::label`], any time later
+//! and in any order, or never. A window of scores unlike the grid's raises the audit rate: it finds out
+//! sooner whether the shift does harm; the shift itself is no alarm.
+//!
+//! - *local* contract: the coin is thrown for local answers, labels are theirs.
+//! - *system* contract: the coin is thrown for every request; a request that was offloaded got the cloud's own answer and
+//!   enters as agreement at once, without traffic.
+//!
+//! Pure: the coin is a parameter, there is no clock. The state is what `serde` writes, and nothing else.
+
+use serde::{Deserialize, Serialize};
+
+use crate::alarm::{InvalidMonitor, strictly_inside};
+use crate::boost::Boost;
+use crate::shift::{Window, shift};
+use crate::{Contract, EProcess, Grid};
+
+/// What a monitor watches and how closely.
+#[derive(Clone, Copy, PartialEq, Debug, Serialize, Deserialize)]
+pub struct MonitorConfig {
+    /// Whose disagreements count.
+    pub contract: Contract,
+    /// The certified fraction, 0..1.
+    pub alpha: f64,
+    /// Probability that a false alarm ever rings, 0..1.
+    pub delta_a: f64,
+    /// Probability of an audit while scores are as they were.
+    pub audit_rate: f64,
+    /// Probability of an audit after a shift of the scores.
+    pub boost_rate: f64,
+    /// Scores in a window.
+    pub window: u32,
+    /// A window with a smaller p-value is a shift.
+    pub p_value: f64,
+    /// Clean windows after the last shifted one through which the rate stays boosted. After them it is halved with each
+    /// further clean window.
+    pub hold: u32,
+}
+
+impl MonitorConfig {
+    /// The defaults for a contract and its alpha.
+    #[must_use]
+    pub fn new(contract: Contract, alpha: f64) -> Self {
+        Self { contract, alpha, delta_a: 0.05, audit_rate: 0.02, boost_rate: 0.2, window: 500, p_value: 1e-3, hold: 4 }
+    }
+
+    pub(crate) fn check(&self) -> Result<(), InvalidMonitor> {
+        strictly_inside("p_value", self.p_value)?;
+        for (name, value) in [("audit_rate", self.audit_rate), ("boost_rate", self.boost_rate)] {
+            if !(0.0..=1.0).contains(&value) {
+                return Err(InvalidMonitor::NotAShare { name, value });
+            }
+        }
+        if self.boost_rate < self.audit_rate {
+            return Err(InvalidMonitor::BoostBelowCalm { boosted: self.boost_rate, calm: self.audit_rate });
+        }
+        if self.window == 0 { Err(InvalidMonitor::EmptyWindow) } else { Ok(()) }
+    }
+}
+
+/// The cloud is to be asked about a request that was answered locally.
+#[derive(Clone, Copy, PartialEq, Debug, Serialize, Deserialize)]
+pub struct Audit {
+    /// The probability with which it was chosen; it is stored with the label.
+    pub propensity: f64,
+}
+
+/// What a monitor has seen.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug, Serialize, Deserialize)]
+pub struct MonitorCounts {
+    /// Requests observed.
+    pub requests: u64,
+    /// Of these, answered locally.
+    pub local: u64,
+    /// Audits asked for.
+    pub audits: u64,
+    /// Offloaded requests that entered the system contract's alarm as agreement.
+    pub offloaded_labels: u64,
+    /// Windows tested.
+    pub windows: u64,
+    /// Of these, shifted.
+    pub shifted: u64,
+}
+
+/// Watches one certificate on one stream of requests.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct Monitor {
+    config: MonitorConfig,
+    grid: Grid,
+    window: Window,
+    alarm: EProcess,
+    boost: Boost,
+    /// Whether the class asks for more audits, whatever this stream's own scores say.
+    class_boost: bool,
+    counts: MonitorCounts,
+}
+
+impl Monitor {
+    /// A calm monitor; `grid` is the certificate's.
+    ///
+    /// # Errors
+    ///
+    /// When a probability of `config` is none, the boosted rate is below the calm one, or the window is empty.
+    pub fn new(config: MonitorConfig, grid: &Grid) -> Result<Self, InvalidMonitor> {
+        config.check()?;
+        Ok(Self {
+            config,
+            grid: grid.clone(),
+            window: Window::new(grid),
+            alarm: EProcess::new(config.alpha, config.delta_a)?,
+            boost: Boost::calm(&config),
+            class_boost: false,
+            counts: MonitorCounts::default(),
+        })
+    }
+
+    /// Takes in a request with its score and whether it is answered locally; `coin` is uniform on 0..1 and independent of
+    /// all else. Says whether to audit it.
+    pub fn observe(&mut self, score: f32, local: bool, coin: f64) -> Option<Audit> {
+        self.observe_binned(self.grid.bin(score), local, coin)
+    }
+
+    /// [`Self::observe`] for a score whose bin ([`Grid::bin`]) is known.
+    pub fn observe_binned(&mut self, bin: usize, local: bool, coin: f64) -> Option<Audit> {
+        self.counts.requests += 1;
+        self.counts.local += u64::from(local);
+        // The coin is thrown at the rate before this score: the window that it may complete cannot choose it.
+        let propensity = self.rate();
+        self.window.add(bin);
+        if self.window.scores() >= self.config.window {
+            self.close_window();
+        }
+        if coin >= propensity {
+            return None;
+        }
+        match (local, self.config.contract) {
+            (true, _) => {
+                self.counts.audits += 1;
+                Some(Audit { propensity })
+            }
+            (false, Contract::System) => {
+                self.counts.offloaded_labels += 1;
+                self.alarm.label(false);
+                None
+            }
+            (false, Contract::Local) => None,
+        }
+    }
+
+    /// Takes in the label of an audit that this monitor asked for: whether the local answer differs from the cloud's.
+    pub fn label(&mut self, differs: bool) {
+        self.alarm.label(differs);
+    }
+
+    /// Raises the audit rate as long as the class asks for it, or no longer: the gateway has seen a shift in the scores of
+    /// many devices ([`PooledMonitor::boosted`](crate::PooledMonitor::boosted)).
+    pub fn boost_class(&mut self, on: bool) {
+        self.class_boost = on;
+    }
+
+    /// Whether the certificate is to be revoked. An alarm stays.
+    #[must_use]
+    pub fn alarmed(&self) -> bool {
+        self.alarm.alarmed()
+    }
+
+    /// Wealth of the bets against the contract; the alarm rings at [`EProcess::line`].
+    #[must_use]
+    pub fn wealth(&self) -> f64 {
+        self.alarm.wealth()
+    }
+
+    /// The alarm itself.
+    #[must_use]
+    pub fn alarm(&self) -> &EProcess {
+        &self.alarm
+    }
+
+    /// The probability with which the next request is audited.
+    #[must_use]
+    pub fn rate(&self) -> f64 {
+        if self.class_boost { self.config.boost_rate } else { self.boost.rate() }
+    }
+
+    /// Whether audits are more frequent than in calm times.
+    #[must_use]
+    pub fn boosted(&self) -> bool {
+        self.rate() > self.config.audit_rate
+    }
+
+    /// What was seen so far.
+    #[must_use]
+    pub fn counts(&self) -> MonitorCounts {
+        self.counts
+    }
+
+    /// The configuration.
+    #[must_use]
+    pub fn config(&self) -> &MonitorConfig {
+        &self.config
+    }
+
+    /// The grid that scores are compared with.
+    #[must_use]
+    pub fn grid(&self) -> &Grid {
+        &self.grid
+    }
+
+    fn close_window(&mut self) {
+        let shifted = shift(&self.grid, self.window.counts()).p_value < self.config.p_value;
+        self.window.clear();
+        self.counts.windows += 1;
+        self.counts.shifted += u64::from(shifted);
+        self.boost.window(&self.config, shifted);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn grid() -> Grid {
+        let scores: Vec<f32> = (0..5_000_u16).map(|i| f32::from(i) / 5_000.0).collect();
+        Grid::from_scores(&scores).unwrap()
+    }
+
+    fn monitor(contract: Contract) -> Monitor {
+        Monitor::new(MonitorConfig::new(contract, 0.01), &grid()).unwrap()
+    }
+
+    /// Scores spread evenly over 0..1 in an order that fills each window alike.
+    fn even(i: u32) -> f32 {
+        (f64::from(i) * 0.618_033_988_749_895).fract() as f32
+    }
+
+    #[test]
+    fn the_local_contract_audits_local_answers_only() {
+        let mut monitor = monitor(Contract::Local);
+        assert_eq!(monitor.observe(0.9, true, 0.019), Some(Audit { propensity: 0.02 }));
+        assert_eq!(monitor.observe(0.9, true, 0.02), None);
+        assert_eq!(monitor.observe(0.1, false, 0.0), None);
+        assert_eq!(monitor.alarm().labels(), 0);
+        monitor.label(true);
+        assert_eq!((monitor.alarm().labels(), monitor.alarm().differing()), (1, 1));
+    }
+
+    #[test]
+    fn the_system_contract_counts_an_offloaded_request_as_agreement() {
+        let mut monitor = monitor(Contract::System);
+        assert_eq!(monitor.observe(0.1, false, 0.0), None);
+        assert_eq!((monitor.alarm().labels(), monitor.alarm().differing()), (1, 0));
+        assert_eq!(monitor.observe(0.1, false, 0.02), None);
+        assert_eq!(monitor.alarm().labels(), 1);
+        assert_eq!(monitor.observe(0.9, true, 0.0), Some(Audit { propensity: 0.02 }));
+    }
+
+    #[test]
+    fn a_shifted_window_boosts_and_a_clean_hold_lets_the_rate_decay() {
+        let mut monitor = monitor(Contract::Local);
+        for _ in 0..499 {
+            monitor.observe(0.05, false, 1.0);
+            assert!(!monitor.boosted());
+        }
+        monitor.observe(0.05, false, 1.0);
+        assert_eq!(monitor.rate(), 0.2);
+
+        let mut rates = Vec::new();
+        for i in 0..500 * 9 {
+            monitor.observe(even(i), false, 1.0);
+            if i % 500 == 499 {
+                rates.push(monitor.rate());
+            }
+        }
+        assert_eq!(rates, [0.2, 0.2, 0.2, 0.2, 0.1, 0.05, 0.025, 0.02, 0.02]);
+        assert_eq!((monitor.counts().windows, monitor.counts().shifted), (10, 1));
+    }
+}
