@@ -1,18 +1,35 @@
-//! What the agent keeps on disk. At present that is the result [`Cache`]; it is the only crate that names sled.
+//! What the agent keeps on disk: the result [`Cache`], and the [`State`] of routing. It is the only crate that names sled.
 //!
 //! The cache is a copy of work that can be done again: nothing in it is worth a sync, and losing it costs time, never an
 //! answer. It must therefore never be the reason why the agent does not start, stalls or answers wrongly: it is bounded
 //! in bytes and age, each value carries a checksum over itself and its key, and a database that does not open, panics or
 //! has grown too large is deleted and made anew.
+//!
+//! The state lies in a folder of its own, which damage to the cache does not reach: a snapshot of each model's route, and
+//! the audits that wait for the cloud. Damage there costs evidence, never an answer: a route whose snapshot is damaged starts
+//! without a certificate.
 
+mod audit;
+mod audits;
 mod cache;
 mod clock;
 mod index;
 mod key;
+mod pending;
+mod routes;
+mod snapshot;
+mod state;
+mod state_writer;
 mod store;
+mod tensors;
 mod value;
 mod writer;
 
+pub use audit::{Audit, MAX_AUDIT_BYTES};
+pub use audits::{AuditQueue, AuditRefused, AuditStats, Leased, Lost, LostBecause};
 pub use cache::{Cache, CacheConfig, CacheError, CacheStats};
 pub use key::{DeviceKey, Key, RowDigest};
+pub use routes::{NotSaved, RouteStats, RouteStore, Saving};
+pub use snapshot::{DamagedSnapshot, MAX_SNAPSHOT_BYTES};
+pub use state::{State, StateConfig, StateError};
 pub use value::{Entry, MAX_VALUE_BYTES};

@@ -1,4 +1,4 @@
-//! The sled database under the cache, behind calls that do not panic.
+//! A sled database, the cache's or the audits', behind calls that do not panic.
 //!
 //! sled 0.34 panics on some damage, at open as well as later, so every call runs under `catch_unwind` and a panic is one
 //! more [`StoreError`]. What does not open, or has grown out of its bounds, is moved aside, deleted and made anew; the
@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 /// Memory for sled's own page cache (its default is 1 GiB).
 const PAGE_CACHE_BYTES: u64 = 8 * 1024 * 1024;
-/// How often sled writes its buffers out by itself. A crash loses at most this much of the cache.
+/// How often sled writes its buffers out by itself. A crash loses at most this much of what was not flushed.
 const FLUSH_EVERY: Duration = Duration::from_secs(1);
 /// How long to wait for the lock of a database that is just being closed.
 const LOCK_PATIENCE: Duration = Duration::from_secs(2);
@@ -21,7 +21,7 @@ const LOCK_POLL: Duration = Duration::from_millis(20);
 /// Why an operation on the database failed.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum StoreError {
-    #[error("another process holds the cache open")]
+    #[error("another process holds the database open")]
     InUse,
     #[error("the database panicked: {0}")]
     Panicked(String),
@@ -63,15 +63,15 @@ impl Store {
         Ok(Self { entries: db.open_tree("entries")?, notes: db.open_tree("notes")?, db })
     }
 
-    pub(crate) fn read(&self, key: &[u8; 32]) -> Result<Option<Vec<u8>>, StoreError> {
+    pub(crate) fn read(&self, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
         guarded(|| self.entries.get(key).map(|value| value.map(|bytes| bytes.to_vec())))
     }
 
-    pub(crate) fn write(&self, key: &[u8; 32], value: &[u8]) -> Result<(), StoreError> {
+    pub(crate) fn write(&self, key: &[u8], value: &[u8]) -> Result<(), StoreError> {
         guarded(|| self.entries.insert(key, value).map(drop))
     }
 
-    pub(crate) fn remove(&self, key: &[u8; 32]) -> Result<(), StoreError> {
+    pub(crate) fn remove(&self, key: &[u8]) -> Result<(), StoreError> {
         guarded(|| self.entries.remove(key).map(drop))
     }
 
@@ -89,13 +89,16 @@ impl Store {
         each(&self.entries, &mut visit)
     }
 
-    /// Removes an entry whose key is not one of ours.
-    pub(crate) fn remove_raw(&self, key: &[u8]) -> Result<(), StoreError> {
-        guarded(|| self.entries.remove(key).map(drop))
-    }
-
+    /// Hands everything to the operating system: from then on it survives the end of this process, not of the power.
     pub(crate) fn flush(&self) -> Result<(), StoreError> {
         guarded(|| self.db.flush().map(drop))
+    }
+
+    /// Everything survives the end of the power from now on: sled's own flush is `sync_file_range`, which is no barrier.
+    pub(crate) fn sync(&self, path: &Path) -> Result<(), StoreError> {
+        self.flush()?;
+        let synced = fs::File::open(path.join("db")).and_then(|file| file.sync_all());
+        synced.map_err(|error| StoreError::Failed(format!("fsync: {error}")))
     }
 
     pub(crate) fn disk_bytes(&self) -> Result<u64, StoreError> {

@@ -9,18 +9,17 @@
 //!      8     8  stored at: trusted seconds since 1970 (clock.rs)
 //!     16     8  sequence: the order of insertion, dense from 0
 //!     24     4  score: f32, 0 when absent
-//!     28        for each output:
-//!                 u16 length of name | name (UTF-8) | u8 wire code of dtype | u8 rank | rank x u64 dimension
-//!                 | u32 length | bytes
+//!     28        the outputs, each as tensors.rs draws it
 //! ```
 //!
 //! The checksum covers the key: sled can return a value under the wrong key after damage. A value of another version or
 //! with a wrong checksum is damage like any other: a miss.
 
 use bytes::Bytes;
-use hedge_tensor::{DType, NamedTensor, Tensor};
+use hedge_tensor::NamedTensor;
 
 use crate::key::Key;
+use crate::tensors::{self, array};
 
 /// The largest value that is kept; larger results are not cached.
 pub const MAX_VALUE_BYTES: usize = 64 * 1024;
@@ -59,10 +58,7 @@ pub(crate) fn encode(key: &Key, entry: &Entry, header: Header) -> Option<Vec<u8>
     out[SEQUENCE].copy_from_slice(&header.sequence.to_le_bytes());
     out[SCORE].copy_from_slice(&entry.score.unwrap_or(0.0).to_le_bytes());
     for output in &entry.outputs {
-        encode_output(&mut out, output)?;
-        if out.len() > MAX_VALUE_BYTES {
-            return None;
-        }
+        tensors::put(&mut out, output, MAX_VALUE_BYTES)?;
     }
     let crc = checksum(key, &out);
     out[CRC].copy_from_slice(&crc.to_le_bytes());
@@ -94,51 +90,9 @@ pub(crate) fn decode(key: &Key, value: &[u8]) -> Option<Entry> {
     let mut rest = Bytes::copy_from_slice(&value[HEADER..]);
     let mut outputs = Vec::new();
     for _ in 0..count {
-        outputs.push(decode_output(&mut rest)?);
+        outputs.push(tensors::take(&mut rest)?);
     }
     rest.is_empty().then_some(Entry { outputs, score })
-}
-
-fn encode_output(out: &mut Vec<u8>, output: &NamedTensor) -> Option<()> {
-    let tensor = &output.tensor;
-    out.extend_from_slice(&u16::try_from(output.name.len()).ok()?.to_le_bytes());
-    out.extend_from_slice(output.name.as_bytes());
-    out.push(tensor.dtype().wire_code());
-    out.push(u8::try_from(tensor.shape().len()).ok()?);
-    for &dim in tensor.shape() {
-        out.extend_from_slice(&(dim as u64).to_le_bytes());
-    }
-    out.extend_from_slice(&u32::try_from(tensor.bytes().len()).ok()?.to_le_bytes());
-    if out.len() + tensor.bytes().len() > MAX_VALUE_BYTES {
-        return None;
-    }
-    out.extend_from_slice(tensor.bytes());
-    Some(())
-}
-
-fn decode_output(rest: &mut Bytes) -> Option<NamedTensor> {
-    let length = u16::from_le_bytes(take_array(rest)?);
-    let name = String::from_utf8(take(rest, usize::from(length))?.to_vec()).ok()?;
-    let [code, rank] = take_array(rest)?;
-    let mut shape = Vec::with_capacity(usize::from(rank));
-    for _ in 0..rank {
-        shape.push(usize::try_from(u64::from_le_bytes(take_array(rest)?)).ok()?);
-    }
-    let length = u32::from_le_bytes(take_array(rest)?);
-    let data = take(rest, usize::try_from(length).ok()?)?;
-    Some(NamedTensor::new(name, Tensor::new(DType::from_wire_code(code)?, shape, data).ok()?))
-}
-
-fn take(rest: &mut Bytes, count: usize) -> Option<Bytes> {
-    (rest.len() >= count).then(|| rest.split_to(count))
-}
-
-fn take_array<const N: usize>(rest: &mut Bytes) -> Option<[u8; N]> {
-    take(rest, N).map(|bytes| array(&bytes))
-}
-
-fn array<const N: usize>(bytes: &[u8]) -> [u8; N] {
-    bytes.try_into().expect("the slice was cut to N bytes")
 }
 
 fn checksum(key: &Key, value: &[u8]) -> u32 {
@@ -149,6 +103,7 @@ fn checksum(key: &Key, value: &[u8]) -> u32 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use hedge_tensor::{DType, Tensor};
 
     const KEY: Key = Key([7; 32]);
     const AT: Header = Header { stored_at: 1_700_000_000, sequence: 3 };

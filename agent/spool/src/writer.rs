@@ -185,7 +185,7 @@ fn open_and_scan(config: &CacheConfig, counters: &Counters) -> Result<(Store, Co
     })?;
     counters.corrupt.fetch_add(damaged.len() as u64, Ordering::Relaxed);
     for key in &damaged {
-        store.remove_raw(key)?;
+        store.remove(key)?;
     }
     store.each_note(|name, value| {
         if let (Ok(name), true) = (std::str::from_utf8(name), name != CLOCK_NOTE.as_bytes()) {

@@ -1,0 +1,243 @@
+//! What routing must not forget: the state of each model's route and the audits that wait for the cloud.
+//!
+//! ```text
+//! state/lock          held by the process that uses the folder
+//! state/routes/       a file for each model (snapshot.rs)
+//! state/audits/       a database of the queue (audit.rs)
+//! ```
+//!
+//! One thread writes all of it, in an order that keeps evidence from counting twice: an audit leaves the queue before its
+//! verdict is counted, and the queue is synced before a snapshot is. After a crash a verdict may be missing, which is
+//! independent of what it said; none is there twice.
+//!
+//! Nothing here is ever the reason why the agent does not answer: a disk that takes nothing leaves a queue in memory and
+//! routes that start from nothing at the next start, which is said once and counted.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::fs::{self, File, TryLockError};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicU64;
+use std::sync::mpsc::SyncSender;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use crate::audits::{AuditQueue, Lost};
+use crate::clock::{MachineTime, TimeSource, TrustedClock};
+use crate::pending::Pending;
+use crate::routes::RouteStore;
+use crate::snapshot;
+use crate::state_writer;
+use crate::store::Store;
+
+/// How long to wait for the lock of a process that is just ending.
+const LOCK_PATIENCE: Duration = Duration::from_secs(2);
+const LOCK_POLL: Duration = Duration::from_millis(20);
+
+/// Where the state lies and how many audits may wait.
+#[derive(Clone, Debug)]
+pub struct StateConfig {
+    /// The folder; it is made where it does not exist.
+    pub path: PathBuf,
+    /// The most audits that wait; beyond it the oldest is dropped.
+    pub max_audits: usize,
+    /// The most bytes of them, each counted with 128 bytes of overhead. The files may take a few times as much.
+    pub max_audit_bytes: u64,
+    /// Older audits are dropped.
+    pub max_audit_age: Duration,
+}
+
+/// Why there is no state.
+#[derive(Debug, thiserror::Error)]
+pub enum StateError {
+    /// Another process has the same folder open; nothing was touched.
+    #[error("the state {path} is in use by another process: stop it, or give this one a state_dir of its own")]
+    InUse {
+        /// The folder.
+        path: PathBuf,
+    },
+    /// The folder cannot be made or locked.
+    #[error("no state can be kept at {path}: {why}; check that the folder is writable and the disk not full")]
+    Unusable {
+        /// The folder.
+        path: PathBuf,
+        /// What the system said.
+        why: String,
+    },
+    /// The system gave no thread.
+    #[error("no thread for the state's writer: {0}")]
+    NoThread(#[source] io::Error),
+}
+
+/// The open state; clones share it. When the last is dropped it is closed.
+#[derive(Clone)]
+pub struct State {
+    running: Arc<Running>,
+}
+
+struct Running {
+    shared: Arc<Shared>,
+    thread: Mutex<Option<JoinHandle<()>>>,
+}
+
+/// What callers and the writer thread share.
+pub(crate) struct Shared {
+    pub(crate) config: StateConfig,
+    /// Held for moments only, never during I/O.
+    inner: Mutex<Inner>,
+    pub(crate) wake: Condvar,
+    /// The queue's database; written only while it is replaced.
+    pub(crate) store: RwLock<Option<Store>>,
+    pub(crate) counters: Counters,
+    /// Locked until the state is closed.
+    lock: File,
+}
+
+pub(crate) struct Inner {
+    pub(crate) pending: Pending,
+    pub(crate) lost: VecDeque<Lost>,
+    pub(crate) clock: TrustedClock,
+    /// Snapshots that wait to be saved, by model.
+    pub(crate) saves: BTreeMap<String, Save>,
+    /// When those that are in no hurry are due.
+    pub(crate) soon_at: Instant,
+    /// The files there are, which bounds them.
+    pub(crate) files: BTreeSet<PathBuf>,
+    /// Who waits for everything to be on disk.
+    pub(crate) barriers: Vec<SyncSender<()>>,
+    pub(crate) closing: bool,
+}
+
+/// One snapshot on its way to the disk.
+pub(crate) struct Save {
+    pub(crate) state: Arc<[u8]>,
+    pub(crate) urgent: bool,
+    pub(crate) waiters: Vec<SyncSender<Result<(), String>>>,
+}
+
+#[derive(Default)]
+pub(crate) struct Counters {
+    pub(crate) saved: AtomicU64,
+    pub(crate) save_failures: AtomicU64,
+    pub(crate) queued: AtomicU64,
+    pub(crate) finished: AtomicU64,
+    pub(crate) dropped: AtomicU64,
+    pub(crate) expired: AtomicU64,
+    pub(crate) withdrawn: AtomicU64,
+    pub(crate) damaged: AtomicU64,
+    pub(crate) rebuilt: AtomicU64,
+}
+
+impl State {
+    /// Opens the state. Blocks for disk I/O; a damaged queue is deleted and made anew.
+    pub fn open(config: StateConfig) -> Result<Self, StateError> {
+        Self::open_at(config, Box::new(MachineTime::new()))
+    }
+
+    pub(crate) fn open_at(config: StateConfig, time: Box<dyn TimeSource>) -> Result<Self, StateError> {
+        let lock = lock(&config.path)?;
+        let unusable = |error: io::Error| StateError::Unusable { path: config.path.clone(), why: error.to_string() };
+        let files = prepare(&config.path).map_err(unusable)?;
+        let counters = Counters::default();
+        let (store, contents) = state_writer::open(&config, &counters);
+        let inner = Inner {
+            pending: contents.pending,
+            lost: VecDeque::new(),
+            clock: TrustedClock::new(time, contents.persisted_secs),
+            saves: BTreeMap::new(),
+            soon_at: Instant::now(),
+            files,
+            barriers: Vec::new(),
+            closing: false,
+        };
+        let (inner, store) = (Mutex::new(inner), RwLock::new(store));
+        let shared = Arc::new(Shared { config, inner, wake: Condvar::new(), store, counters, lock });
+        let for_thread = Arc::clone(&shared);
+        let thread = std::thread::Builder::new()
+            .name("state-writer".into())
+            .spawn(move || state_writer::run(&for_thread))
+            .map_err(StateError::NoThread)?;
+        Ok(Self { running: Arc::new(Running { shared, thread: Mutex::new(Some(thread)) }) })
+    }
+
+    /// The routes.
+    #[must_use]
+    pub fn routes(&self) -> RouteStore {
+        RouteStore::new(Arc::clone(&self.running.shared))
+    }
+
+    /// The audits.
+    #[must_use]
+    pub fn audits(&self) -> AuditQueue {
+        AuditQueue::new(Arc::clone(&self.running.shared))
+    }
+
+    /// Writes out everything and ends the thread. Blocks; what is given later is not kept.
+    pub fn close(&self) {
+        self.running.close();
+    }
+}
+
+impl Running {
+    fn close(&self) {
+        let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(thread) = thread {
+            self.shared.inner().closing = true;
+            self.shared.wake.notify_all();
+            // Each fails only if there is nothing left to close: the thread panicked, or the file is not locked.
+            let _ = thread.join();
+            let _ = self.shared.lock.unlock();
+        }
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.close();
+    }
+}
+
+impl Shared {
+    pub(crate) fn inner(&self) -> MutexGuard<'_, Inner> {
+        // A panic while it was held would have left counts at worst off by one audit.
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The folder of snapshots.
+    pub(crate) fn routes_folder(&self) -> PathBuf {
+        routes_folder(&self.config.path)
+    }
+}
+
+fn routes_folder(path: &Path) -> PathBuf {
+    path.join("routes")
+}
+
+fn lock(path: &Path) -> Result<File, StateError> {
+    let unusable = |error: io::Error| StateError::Unusable { path: path.to_owned(), why: error.to_string() };
+    fs::create_dir_all(path).map_err(unusable)?;
+    let file = File::create(path.join("lock")).map_err(unusable)?;
+    let started = Instant::now();
+    loop {
+        match file.try_lock() {
+            Ok(()) => return Ok(file),
+            Err(TryLockError::WouldBlock) if started.elapsed() < LOCK_PATIENCE => std::thread::sleep(LOCK_POLL),
+            Err(TryLockError::WouldBlock) => return Err(StateError::InUse { path: path.to_owned() }),
+            Err(TryLockError::Error(error)) => return Err(unusable(error)),
+        }
+    }
+}
+
+/// Makes the folder of snapshots and lists what is in it.
+fn prepare(path: &Path) -> io::Result<BTreeSet<PathBuf>> {
+    let routes = routes_folder(path);
+    fs::create_dir_all(&routes)?;
+    snapshot::sync_folder(path)?;
+    let files = fs::read_dir(&routes)?.map(|file| Ok(file?.path()));
+    let files: io::Result<BTreeSet<PathBuf>> = files.collect();
+    Ok(files?.into_iter().filter(|path| snapshot::is_snapshot(path)).collect())
+}
+
+#[cfg(test)]
+mod tests;
