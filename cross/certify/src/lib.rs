@@ -33,6 +33,6 @@ pub use monitor::{Audit, Monitor, MonitorConfig, MonitorCounts};
 pub use pooled::PooledMonitor;
 pub use score::{Score, UnknownScore, margin, max_probability, softmax, top_class};
 pub use sequence::{Labelled, Outcome, certify};
-pub use shift::{Shift, Window, shift, shift_of_scores};
+pub use shift::{ScoreWindow, Shift, shift, shift_of_scores};
 pub use spending::delta_of;
 pub use threshold::plug_in_threshold;

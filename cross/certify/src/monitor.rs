@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::alarm::{InvalidMonitor, strictly_inside};
 use crate::boost::Boost;
-use crate::shift::{Window, shift};
+use crate::shift::{ScoreWindow, shift};
 use crate::{Contract, EProcess, Grid};
 
 /// What a monitor watches and how closely.
@@ -90,7 +90,7 @@ pub struct MonitorCounts {
 pub struct Monitor {
     config: MonitorConfig,
     grid: Grid,
-    window: Window,
+    window: ScoreWindow,
     alarm: EProcess,
     boost: Boost,
     /// Whether the class asks for more audits, whatever this stream's own scores say.
@@ -109,7 +109,7 @@ impl Monitor {
         Ok(Self {
             config,
             grid: grid.clone(),
-            window: Window::new(grid),
+            window: ScoreWindow::new(grid),
             alarm: EProcess::new(config.alpha, config.delta_a)?,
             boost: Boost::calm(&config),
             class_boost: false,

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::alarm::InvalidMonitor;
 use crate::boost::Boost;
-use crate::shift::{Window, shift};
+use crate::shift::{ScoreWindow, shift};
 use crate::{EProcess, Grid, MonitorConfig};
 
 /// Watches one certificate on the requests of many devices.
@@ -20,7 +20,7 @@ use crate::{EProcess, Grid, MonitorConfig};
 pub struct PooledMonitor {
     config: MonitorConfig,
     grid: Grid,
-    window: Window,
+    window: ScoreWindow,
     alarm: EProcess,
     boost: Boost,
 }
@@ -36,7 +36,7 @@ impl PooledMonitor {
         Ok(Self {
             config,
             grid: grid.clone(),
-            window: Window::new(grid),
+            window: ScoreWindow::new(grid),
             alarm: EProcess::new(config.alpha, config.delta_a)?,
             boost: Boost::calm(&config),
         })

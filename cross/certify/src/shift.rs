@@ -20,7 +20,7 @@ pub struct Shift {
 
 /// Scores counted into the bins of a grid until there are enough for a test.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub struct Window {
+pub struct ScoreWindow {
     counts: Vec<u32>,
     scores: u32,
 }
@@ -46,14 +46,14 @@ pub fn shift(grid: &Grid, counts: &[u32]) -> Shift {
 /// [`shift`] of scores as they are.
 #[must_use]
 pub fn shift_of_scores(grid: &Grid, scores: &[f32]) -> Shift {
-    let mut window = Window::new(grid);
+    let mut window = ScoreWindow::new(grid);
     for &score in scores {
         window.add(grid.bin(score));
     }
     shift(grid, window.counts())
 }
 
-impl Window {
+impl ScoreWindow {
     /// An empty window over the bins of `grid`: one for each threshold and one below them all.
     #[must_use]
     pub fn new(grid: &Grid) -> Self {
@@ -165,9 +165,9 @@ mod tests {
     fn windows_of_devices_add_up_to_one() {
         let grid = grid(5_000);
         let scores: Vec<f32> = (0..500_u16).map(|i| f32::from(i) / 500.0).collect();
-        let mut pooled = Window::new(&grid);
+        let mut pooled = ScoreWindow::new(&grid);
         for part in scores.chunks(7) {
-            let mut window = Window::new(&grid);
+            let mut window = ScoreWindow::new(&grid);
             part.iter().for_each(|&score| window.add(grid.bin(score)));
             pooled.add_counts(window.counts());
         }
