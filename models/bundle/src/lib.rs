@@ -21,6 +21,7 @@
 
 mod blob;
 mod bundle;
+mod comparison;
 pub mod container;
 mod data;
 mod digest;
@@ -36,6 +37,7 @@ pub mod transform;
 mod tests;
 
 pub use bundle::{Bundle, BundleError, GoldenCase, open_graph, open_onnx};
+pub use comparison::CompareError;
 pub use container::ContainerError;
 pub use digest::{Digest, NoDigest};
 pub use manifest::{Comparison, FileRecord, GoldenFile, GoldenFiles, Input, Manifest, ManifestError, Output};
