@@ -4,12 +4,14 @@
 //! training and field images. [`FieldStream`] makes requests of them; [`train_digits`] makes the models, which are also
 //! committed and compiled in ([`edge_onnx`], [`cloud_onnx`]) with what was measured of them ([`manifest`]).
 
+mod conditions;
 mod data;
 mod manifest;
 mod nets;
 mod recipe;
 mod stream;
 
+pub use conditions::{Classes, ClassesError, Conditions, Drift, UnknownDrift};
 pub use manifest::{Manifest, ModelRecord, SplitRecord, Splits, TestRecord};
 pub use nets::{CLASSES, INPUT, NetError, OUTPUT};
 pub use recipe::{

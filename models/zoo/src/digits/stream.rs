@@ -5,21 +5,23 @@
 //! Clean digits would be too easy to need a cloud: the ranges below are chosen so that a few thousand parameters get
 //! most samples right, but clearly fewer than many times as many do.
 //!
-//! The stream is a function of (split, seed) alone, on every platform: it uses only operations that IEEE 754 defines
-//! exactly (no sine, no logarithm) and draws from ChaCha8 in a fixed order. Splits of the same seed differ.
+//! The stream is a function of (split, seed, conditions) alone, on every platform: it uses only operations that IEEE 754
+//! defines exactly (no sine, no logarithm) and draws from ChaCha8 in a fixed order. Splits of the same seed differ; streams of
+//! one split and seed under other [`Conditions`] draw the same random numbers, as long as all digits occur in both.
+
+use std::borrow::Cow;
 
 use hedge_tensor::{DType, Tensor};
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
 use sha2::{Digest, Sha256};
 
+use super::conditions::{Classes, Conditions};
 use super::data::{BASE, BaseImage, LARGEST_GREY, Role, images};
 
 /// Height and width of a sample.
 pub const CANVAS: usize = 16;
 
-/// The tangent of half the largest rotation: 14.8 degrees.
-const HALF_ANGLE: f32 = 0.13;
 /// Canvas pixels per pixel of the base image.
 const SCALE: (f32, f32) = (1.4, 1.8);
 /// The largest shift in canvas pixels, each way.
@@ -28,8 +30,6 @@ const SHIFT: f32 = 1.5;
 const EXPOSURE: (f32, f32) = (0.6, 1.0);
 /// The brightness of the paper.
 const PEDESTAL: f32 = 0.1;
-/// The standard deviation of the noise.
-const NOISE: (f32, f32) = (0.02, 0.13);
 
 /// What samples are drawn for. All but [`Split::Train`] draw from the same base images, so that they are exchangeable,
 /// which is what a certificate asks of its calibration.
@@ -81,16 +81,28 @@ pub struct FieldSample {
 /// An endless stream of samples.
 #[derive(Clone, Debug)]
 pub struct FieldStream {
-    bases: &'static [BaseImage],
+    bases: Cow<'static, [BaseImage]>,
+    conditions: Conditions,
     rng: ChaCha8Rng,
 }
 
 impl FieldStream {
     /// The stream of `split` and `seed`.
     pub fn new(split: Split, seed: u64) -> Self {
+        FieldStream::under(Conditions::default(), split, seed)
+    }
+
+    /// The stream of `split` and `seed` under other conditions than those of training.
+    pub fn under(conditions: Conditions, split: Split, seed: u64) -> Self {
         let key =
             Sha256::new().chain_update("hedge digits ").chain_update(split.name()).chain_update(seed.to_le_bytes());
-        FieldStream { bases: images().of(split.role()), rng: ChaCha8Rng::from_seed(key.finalize().into()) }
+        let all = images().of(split.role());
+        let occurs = |base: &&BaseImage| conditions.classes.contains(base.label);
+        let bases = match conditions.classes {
+            Classes::ALL => Cow::Borrowed(all),
+            _ => all.iter().filter(occurs).copied().collect(),
+        };
+        FieldStream { bases, conditions, rng: ChaCha8Rng::from_seed(key.finalize().into()) }
     }
 
     /// The SHA-256 over the first `count` samples: label and image bytes of each.
@@ -113,11 +125,11 @@ impl FieldStream {
         low + (high - low) * self.unit()
     }
 
-    fn base(&mut self) -> &'static BaseImage {
+    fn base(&mut self) -> BaseImage {
         let count = self.bases.len() as u64;
         // The high half of the product is below `count`; its bias of count / 2^32 is of no account.
         let index = (u64::from(self.rng.next_u32()) * count) >> 32;
-        &self.bases[index as usize]
+        self.bases[index as usize]
     }
 
     /// Nearly normal with deviation 1: the sum of four uniform numbers (Irwin-Hall), which needs no logarithm.
@@ -128,7 +140,7 @@ impl FieldStream {
     }
 
     fn pose(&mut self) -> Pose {
-        let tangent = self.within((-HALF_ANGLE, HALF_ANGLE));
+        let tangent = self.within((-self.conditions.half_angle, self.conditions.half_angle));
         let scale = self.within(SCALE);
         let norm = 1.0 + tangent * tangent;
         Pose {
@@ -147,11 +159,11 @@ impl Iterator for FieldStream {
         let base = self.base();
         let pose = self.pose();
         let exposure = self.within(EXPOSURE);
-        let deviation = self.within(NOISE);
+        let deviation = self.within(self.conditions.noise);
         let mut pixels = Vec::with_capacity(CANVAS * CANVAS);
         for y in 0..CANVAS {
             for x in 0..CANVAS {
-                let ink = pose.ink(base, x, y) * exposure;
+                let ink = pose.ink(&base, x, y) * exposure;
                 let value = PEDESTAL + ink + self.noise() * deviation;
                 // A float-to-integer cast saturates, as a sensor does.
                 pixels.push((value * 255.0).round() as u8);
@@ -200,6 +212,7 @@ fn grey(base: &BaseImage, x: f32, y: f32) -> f32 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::digits::Drift;
 
     fn hex(bytes: [u8; 32]) -> String {
         bytes.iter().map(|byte| format!("{byte:02x}")).collect()
@@ -215,6 +228,26 @@ mod tests {
             hex(FieldStream::new(Split::Train, 1).checksum(100)),
             "8e7570c403092b0bc9836e03e293e6e47d859db546c951b9f969001d967fb406"
         );
+    }
+
+    #[test]
+    fn conditions_change_the_images_and_only_those() {
+        let calm = |seed| FieldStream::new(Split::Test, seed).take(20).collect::<Vec<_>>();
+        let under = |drift: Drift| FieldStream::under(drift.conditions(), Split::Test, 1).take(20).collect::<Vec<_>>();
+        assert_eq!(under(Drift::None), calm(1));
+        for drift in [Drift::LessNoise, Drift::Rotation, Drift::Noise, Drift::Harmful] {
+            let pairs: Vec<_> = calm(1).into_iter().zip(under(drift)).collect();
+            assert!(pairs.iter().all(|(calm, other)| calm.base == other.base), "{drift}");
+            assert!(pairs.iter().all(|(calm, other)| calm.image != other.image), "{drift}");
+        }
+    }
+
+    #[test]
+    fn only_the_digits_that_occur_are_drawn() {
+        let conditions = Conditions { classes: Classes::of(&[4, 9]).unwrap(), ..Conditions::default() };
+        let labels: std::collections::HashSet<u8> =
+            FieldStream::under(conditions, Split::Audit, 1).take(200).map(|sample| sample.label).collect();
+        assert_eq!(labels, [4, 9].into());
     }
 
     #[test]
