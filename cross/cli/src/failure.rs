@@ -21,6 +21,11 @@ pub(crate) fn with_hint(message: impl std::fmt::Display, hint: impl Into<String>
     anyhow::Error::new(Hint { hint: hint.into() }).context(message.to_string())
 }
 
+/// Bad usage that only shows after parsing, with what to do about it: exit code 64.
+pub(crate) fn bad_usage(message: impl std::fmt::Display, hint: impl Into<String>) -> anyhow::Error {
+    anyhow::Error::new(Hint { hint: hint.into() }).context(Usage(message.to_string()))
+}
+
 /// `error` with a hint at what to do.
 pub(crate) fn hinted(error: &anyhow::Error, hint: impl Into<String>) -> anyhow::Error {
     let message = format!("{error:#}");

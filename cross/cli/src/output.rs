@@ -5,6 +5,7 @@ use std::path::Path;
 
 use anyhow::{Context, Result};
 use comfy_table::{ContentArrangement, Table, presets};
+use indicatif::{ProgressBar, ProgressStyle};
 
 /// Writes `value` to the file `target`, or to standard output where it is `-`.
 pub(crate) fn write_json(target: &str, value: &serde_json::Value) -> Result<()> {
@@ -32,4 +33,11 @@ pub(crate) fn table(header: &[&str]) -> Table {
     table.load_style(presets::UTF8_HORIZONTAL_ONLY).set_content_arrangement(ContentArrangement::Disabled);
     table.set_header(header.to_vec());
     table
+}
+
+/// A bar of `steps` steps; it is drawn on a terminal only.
+pub(crate) fn progress(what: &str, steps: u64) -> ProgressBar {
+    let style = ProgressStyle::with_template("{prefix:24} {wide_bar} {pos}/{len} {eta}")
+        .unwrap_or_else(|_| ProgressStyle::default_bar());
+    ProgressBar::new(steps).with_style(style).with_prefix(what.to_owned())
 }
