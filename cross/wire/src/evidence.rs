@@ -3,7 +3,7 @@
 //! ```text
 //! {0: boot (uint64), 1: seq (uint64), 2: subject, 3: contract (uint), 4: alpha (float64), 5: class_version (uint64),
 //!  ?6: certificate (32 bytes), 7: audits [{0: score (float32), 1: differs (bool), 2: propensity (float32)}, …],
-//!  8: histogram [uint32, …], 9: labels [label, …]}
+//!  8: histogram [uint32, …], 9: labels [label, …], ?10: offloaded (uint32)}
 //!
 //! subject {0: model (text), 1: edge digest (32 bytes), 2: cloud digest (32 bytes), 3: class (text),
 //!          4: transforms (32 bytes), 5: comparison (text)}
@@ -19,7 +19,7 @@ use bytes::Bytes;
 use crate::cbor::{self, Key, Reader, Writer, required};
 use crate::error::{DecodeError, EncodeError};
 use crate::ids::{BootId, Digest, GroupId, Hash16, ModelId};
-use crate::limits::{MAX_AUDITS, MAX_BINS, MAX_EVIDENCE_BYTES, MAX_LABELS, MAX_TEXT_BYTES};
+use crate::limits::{MAX_AUDITS, MAX_BINS, MAX_EVIDENCE_BYTES, MAX_LABELS, MAX_SUBJECT_TEXT_BYTES, MAX_TEXT_BYTES};
 
 type WriteResult = Result<(), minicbor::encode::Error<std::convert::Infallible>>;
 
@@ -28,7 +28,7 @@ const SUBJECT: &str = "route subject";
 const AUDIT: &str = "audit";
 const LABEL: &str = "label";
 
-/// How many of the largest logits a label carries.
+/// How many logits a label carries: those after the largest.
 const TOP: usize = 5;
 
 /// Evidence of one device since its message before.
@@ -55,6 +55,9 @@ pub struct Evidence {
     pub histogram: Vec<u32>,
     /// Labels for the next certificate, in order; at most [`MAX_LABELS`].
     pub labels: Vec<RouteLabel>,
+    /// Under the system contract, how many offloaded requests the audit coin chose: they enter as agreement, without an
+    /// entry in `audits`. Sent only where it is not 0.
+    pub offloaded: u32,
 }
 
 /// Between whom, and how compared, outputs may differ: evidence of two different ones does not mix.
@@ -70,7 +73,7 @@ pub struct RouteSubject {
     pub class: GroupId,
     /// The input transforms, by the SHA-256 of their description.
     pub transforms: Digest,
-    /// When two outputs differ, as the bundle names it; at most [`MAX_TEXT_BYTES`].
+    /// When two outputs differ, as the bundle names it; at most [`MAX_SUBJECT_TEXT_BYTES`].
     pub comparison: String,
 }
 
@@ -127,7 +130,7 @@ pub struct LabelFeatures {
     pub entropy: f32,
     /// The predicted class.
     pub class: u32,
-    /// The largest logits, sorted, relative to the largest.
+    /// The second to the sixth largest logit, descending, relative to the largest.
     pub top: [f32; TOP],
 }
 
@@ -136,7 +139,7 @@ impl Evidence {
     pub fn encode(&self) -> Vec<u8> {
         let capacity = 320 + 16 * self.audits.len() + 5 * self.histogram.len() + 64 * self.labels.len();
         cbor::write(capacity, |writer| {
-            writer.map(if self.certificate.is_some() { 10 } else { 9 })?;
+            writer.map(9 + u64::from(self.certificate.is_some()) + u64::from(self.offloaded > 0))?;
             writer.u8(0)?.u64(self.boot.0)?;
             writer.u8(1)?.u64(self.seq)?;
             writer.u8(2)?;
@@ -152,7 +155,11 @@ impl Evidence {
             writer.u8(8)?.array(self.histogram.len() as u64)?;
             self.histogram.iter().try_for_each(|&count| writer.u32(count)?.ok())?;
             writer.u8(9)?.array(self.labels.len() as u64)?;
-            self.labels.iter().try_for_each(|label| label.write(writer))
+            self.labels.iter().try_for_each(|label| label.write(writer))?;
+            match self.offloaded {
+                0 => Ok(()),
+                offloaded => writer.u8(10)?.u32(offloaded)?.ok(),
+            }
         })
     }
 
@@ -165,7 +172,7 @@ impl Evidence {
         within("number of audits", MAX_AUDITS, self.audits.len())?;
         within("number of bins", MAX_BINS, self.histogram.len())?;
         within("number of labels", MAX_LABELS, self.labels.len())?;
-        within("length of the comparison", MAX_TEXT_BYTES, self.subject.comparison.len())?;
+        within("length of the comparison", MAX_SUBJECT_TEXT_BYTES, self.subject.comparison.len())?;
         let body = self.encode();
         match body.len() <= MAX_EVIDENCE_BYTES {
             true => Ok(body),
@@ -182,8 +189,8 @@ impl Evidence {
     pub fn decode_shared(body: &Bytes) -> Result<Self, DecodeError> {
         let mut reader = Reader::new(EVIDENCE, body, MAX_EVIDENCE_BYTES)?;
         let (mut boot, mut seq, mut subject, mut contract, mut alpha) = (None, None, None, None, None);
-        let (mut class_version, mut certificate, mut audits, mut histogram, mut labels) =
-            (None, None, None, None, None);
+        let (mut class_version, mut certificate, mut audits, mut histogram, mut labels, mut offloaded) =
+            (None, None, None, None, None, None);
         reader.map(EVIDENCE, |reader, key| {
             match key {
                 0 => boot = Some(BootId(reader.u64("boot")?)),
@@ -196,6 +203,7 @@ impl Evidence {
                 7 => audits = Some(reader.array("number of audits", MAX_AUDITS, AuditLabel::read)?),
                 8 => histogram = Some(reader.array("number of bins", MAX_BINS, |reader| reader.u32("histogram"))?),
                 9 => labels = Some(reader.array("number of labels", MAX_LABELS, RouteLabel::read)?),
+                10 => offloaded = Some(reader.u32("offloaded")?),
                 _ => return Ok(Key::Unknown),
             }
             Ok(Key::Known)
@@ -212,6 +220,7 @@ impl Evidence {
             audits: required(audits, EVIDENCE, 7, "audits")?,
             histogram: required(histogram, EVIDENCE, 8, "histogram")?,
             labels: required(labels, EVIDENCE, 9, "labels")?,
+            offloaded: offloaded.unwrap_or_default(),
         })
     }
 }
@@ -247,7 +256,7 @@ impl RouteSubject {
                 2 => cloud = Some(Digest(reader.fixed("cloud digest")?)),
                 3 => class = Some(GroupId::parse(reader.text("class", MAX_TEXT_BYTES)?)?),
                 4 => transforms = Some(Digest(reader.fixed("transforms digest")?)),
-                5 => comparison = Some(reader.text("comparison", MAX_TEXT_BYTES)?.to_owned()),
+                5 => comparison = Some(reader.text("comparison", MAX_SUBJECT_TEXT_BYTES)?.to_owned()),
                 _ => return Ok(Key::Unknown),
             }
             Ok(Key::Known)
@@ -422,6 +431,7 @@ mod tests {
                     top: [0.0, -2.0, -3.0, -4.0, -5.0],
                 },
             }],
+            offloaded: 0,
         }
     }
 
@@ -461,6 +471,13 @@ mod tests {
         assert_eq!(Evidence::decode_shared(&with_unknown_key(evidence().encode())).unwrap(), evidence());
         let without = Evidence { certificate: None, audits: vec![], histogram: vec![], ..evidence() };
         assert_eq!(Evidence::decode(&without.encode()).unwrap(), without);
+    }
+
+    #[test]
+    fn offloaded_requests_that_the_coin_chose_take_one_more_key() {
+        let system = Evidence { contract: Contract::System, offloaded: 12, ..evidence() };
+        let golden = GOLDEN.replacen("aa", "ab", 1).replacen("03 01\n", "03 00\n", 1) + " 0a 0c";
+        assert_hardened(&system, &golden, Evidence::encode, Evidence::decode_shared);
     }
 
     #[test]

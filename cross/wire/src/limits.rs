@@ -27,6 +27,9 @@ pub const MAX_BINS: usize = 128;
 /// The most certificates that a class state revokes.
 pub const MAX_REVOKED: usize = 64;
 
+/// The longest comparison of a subject, in bytes.
+pub const MAX_SUBJECT_TEXT_BYTES: usize = 256;
+
 /// The largest certificate, decompressed.
 pub const MAX_CERTIFICATE_BYTES: usize = 64 * 1024;
 
