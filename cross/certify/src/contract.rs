@@ -5,6 +5,8 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
+use crate::decimal::twelve_digits;
+
 /// Of which requests a fraction may get a local answer that differs from the cloud's.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -146,11 +148,6 @@ impl TryFrom<RawTarget> for Target {
 
 fn is_open_fraction(x: f64) -> bool {
     x > 0.0 && x < 1.0
-}
-
-/// Readers of decimal text may be off by one unit in the last place from 16 digits on; from 12 they are not.
-fn twelve_digits(x: f64) -> f64 {
-    format!("{x:.11e}").parse().unwrap_or(f64::NAN)
 }
 
 fn ratio(part: u64, whole: u64) -> f64 {

@@ -8,7 +8,9 @@ mod alarm;
 mod binomial;
 mod boost;
 mod campaign;
+mod certificate;
 mod contract;
+mod decimal;
 mod features;
 mod fingerprint;
 mod fit;
@@ -22,10 +24,14 @@ mod sequence;
 mod shift;
 mod spending;
 mod threshold;
+mod void;
 
 pub use alarm::{BETS, EProcess, InvalidMonitor};
 pub use binomial::{cdf, least_samples};
 pub use campaign::{Campaign, MOST_LABELS_OF_PART, Plan, PlanError, Progress, Role};
+pub use certificate::{
+    CERTIFICATE_FORMAT, CLOCK_SKEW_SECS, Certificate, Issue, MAX_CERTIFICATE_BYTES, MAX_SUBJECT_TEXT, Subject, Window,
+};
 pub use contract::{Contract, InvalidTarget, Target, UnknownContract};
 pub use features::{Features, TOP, TOP_FLOOR};
 pub use fingerprint::{Fingerprint, InvalidFingerprint};
@@ -38,5 +44,6 @@ pub use score::{Score, UnknownScore, margin, max_probability, softmax, top_class
 pub use select::{Candidate, aurc, candidates, choose};
 pub use sequence::{Labelled, Outcome, certify};
 pub use shift::{ScoreWindow, Shift, shift, shift_of_scores};
-pub use spending::delta_of;
+pub use spending::{Spending, delta_of};
 pub use threshold::plug_in_threshold;
+pub use void::{CertificateError, Inconsistent, NotIssued, Void};

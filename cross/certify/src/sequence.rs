@@ -163,8 +163,8 @@ pub(crate) fn first_tested(target: &Target, grid: &Grid, n: u64) -> Option<usize
     }
 }
 
-/// Beyond this many labels it is more honest to say that no number of them would do.
-const MOST_TRIALS: u64 = 1_000_000_000;
+/// Beyond this many labels it is more honest to say that no number of them would do; nor is a certificate of more believed.
+pub(crate) const MOST_TRIALS: u64 = 1_000_000_000;
 
 /// How many trials, of which the same fraction as `k` of `trials` differ, would pass the test; `None` if none.
 fn least_trials(target: &Target, k: u64, trials: u64) -> Option<u64> {

@@ -13,6 +13,35 @@ pub fn delta_of(delta: f64, m: u32) -> f64 {
     6.0 * delta / (PI * PI * m * m)
 }
 
+/// How much of its delta one certificate spends.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Spending {
+    /// All of it: a certificate made once, by hand.
+    Whole,
+    /// The share of the m-th certificate of a series, counted from 1.
+    Series(u32),
+}
+
+impl Spending {
+    /// The error probability that may be spent of `delta`.
+    #[must_use]
+    pub fn of(self, delta: f64) -> f64 {
+        match self {
+            Self::Whole => delta,
+            Self::Series(m) => delta_of(delta, m),
+        }
+    }
+
+    /// The number of the certificate: a single one is the first.
+    #[must_use]
+    pub fn index(self) -> u32 {
+        match self {
+            Self::Whole => 1,
+            Self::Series(m) => m.max(1),
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
