@@ -27,10 +27,11 @@ const COMPLAINT_INTERVAL: Duration = Duration::from_secs(10);
 const TOPIC_EXCERPT: usize = 200;
 
 /// What `requests_total` counts, so that each outcome is there from the start.
-const OUTCOMES: [&str; 9] = [
+const OUTCOMES: [&str; 10] = [
     "verdict",
     "busy_queue",
     "busy_device",
+    "busy_audit",
     "busy_draining",
     "refused_unknown_model",
     "refused_bad_input",
@@ -248,6 +249,7 @@ fn label(outcome: Outcome) -> &'static str {
         Outcome::Verdict => "verdict",
         Outcome::QueueFull => "busy_queue",
         Outcome::DeviceShare => "busy_device",
+        Outcome::Audit => "busy_audit",
         Outcome::Draining => "busy_draining",
         Outcome::Refused(Refusal::UnknownModel) => "refused_unknown_model",
         Outcome::Refused(Refusal::BadInput) => "refused_bad_input",

@@ -1,15 +1,16 @@
 //! Admission of queries: which is run, which waits, which is turned away, and who gets which reply.
 
 use std::{
-    collections::{BTreeMap, HashMap, VecDeque},
+    collections::{BTreeMap, HashMap},
     time::{Duration, Instant},
 };
 
 use bytes::Bytes;
 use hedge_tensor::NamedTensor;
-use hedge_wire::{DeviceId, ModelId, Query, Refusal, Reply, RequestId};
+use hedge_wire::{DeviceId, ModelId, Purpose, Query, Refusal, Reply, RequestId};
 
 use crate::{
+    lane::{Lane, Waiting},
     limits::Limits,
     recent::{Recent, Stored},
 };
@@ -100,6 +101,8 @@ pub enum Outcome {
     QueueFull,
     /// The device's share of the queue is used up.
     DeviceShare,
+    /// An audit: there is no room for more of them, or an answer needed its place.
+    Audit,
     /// The gateway is about to stop.
     Draining,
     /// Final: there will be no verdict.
@@ -114,22 +117,25 @@ pub struct Admission {
     pending: HashMap<Key, Pending>,
     pending_bytes: usize,
     /// Pending queries of each device that has any.
-    shares: HashMap<DeviceId, usize>,
+    shares: HashMap<DeviceId, Share>,
+    /// Pending audits of all devices.
+    audits: usize,
     recent: Recent,
     draining: bool,
 }
 
-/// The queries of one model.
+/// Pending queries of one device.
 #[derive(Debug, Default)]
-struct Lane {
-    waiting: VecDeque<(Key, Vec<NamedTensor>)>,
-    running: usize,
+struct Share {
+    answers: usize,
+    audits: usize,
 }
 
 /// An admitted query.
 #[derive(Debug)]
 struct Pending {
     model: ModelId,
+    purpose: Purpose,
     deadline: Instant,
     bytes: usize,
     /// Submitted and not yet reported.
@@ -144,6 +150,7 @@ impl Admission {
             pending: HashMap::new(),
             pending_bytes: 0,
             shares: HashMap::new(),
+            audits: 0,
             recent: Recent::new(&limits),
             draining: false,
             limits,
@@ -191,22 +198,31 @@ impl Admission {
             return;
         }
         let bytes = query.inputs.iter().map(|input| input.tensor.bytes().len()).sum();
-        if let Err((reply, outcome)) = self.judge(&key, model, &query, bytes) {
+        let victims = if query.purpose == Purpose::Answer { self.victims(bytes) } else { Vec::new() };
+        if let Err((reply, outcome)) = self.judge(&key, model, &query, bytes, &victims) {
             actions.push(Action::Ack(Arrival::TurnedAway));
             let expiry = left.max(MIN_EXPIRY);
             actions.push(Action::Reply { key, body: encode(&reply).0, expiry, outcome });
             return;
         }
         actions.push(Action::Ack(Arrival::Admitted));
-        *self.shares.entry(key.device.clone()).or_default() += 1;
-        self.pending_bytes += bytes;
-        self.pending.insert(key.clone(), Pending { model: model.clone(), deadline: now + left, bytes, running: false });
-        self.lanes.get_mut(model).expect("judge saw the lane").waiting.push_back((key, query.inputs));
+        self.turn_away(&victims, actions);
+        let purpose = query.purpose;
+        self.admit(&key, Pending { model: model.clone(), purpose, deadline: now + left, bytes, running: false });
+        let lane = self.lanes.get_mut(model).expect("judge saw the lane");
+        lane.enqueue(purpose, Waiting { key, inputs: query.inputs });
         self.dispatch(model, now, actions);
     }
 
     /// Whether a new query may be admitted; otherwise the reply that says why not.
-    fn judge(&self, key: &Key, model: &ModelId, query: &Query, bytes: usize) -> Result<(), (Reply, Outcome)> {
+    fn judge(
+        &self,
+        key: &Key,
+        model: &ModelId,
+        query: &Query,
+        bytes: usize,
+        victims: &[Key],
+    ) -> Result<(), (Reply, Outcome)> {
         let refused = |kind, message| Err((Reply::Refused { id: key.id, kind, message }, Outcome::Refused(kind)));
         let busy = |outcome| Err((Reply::Busy { id: key.id, retry_ms: millis(self.limits.busy_retry) }, outcome));
         if query.model != *model {
@@ -222,13 +238,46 @@ impl Admission {
         if self.draining {
             return busy(Outcome::Draining);
         }
-        if self.pending.len() >= self.limits.queue || self.pending_bytes + bytes > self.limits.queue_bytes {
-            return busy(Outcome::QueueFull);
+        let full = victims.is_empty() && self.is_full(self.pending.len(), self.pending_bytes, bytes);
+        let Share { answers, audits } = self.shares.get(&key.device).unwrap_or(&Share { answers: 0, audits: 0 });
+        match query.purpose {
+            Purpose::Answer if full => busy(Outcome::QueueFull),
+            Purpose::Answer if *answers >= self.limits.queue_per_device => busy(Outcome::DeviceShare),
+            Purpose::Audit if full || self.audits >= self.limits.audits || *audits >= self.limits.audits_per_device => {
+                busy(Outcome::Audit)
+            }
+            Purpose::Answer | Purpose::Audit => Ok(()),
         }
-        if self.shares.get(&key.device).copied().unwrap_or(0) >= self.limits.queue_per_device {
-            return busy(Outcome::DeviceShare);
+    }
+
+    fn is_full(&self, pending: usize, pending_bytes: usize, bytes: usize) -> bool {
+        pending >= self.limits.queue || pending_bytes + bytes > self.limits.queue_bytes
+    }
+
+    /// The audits that must lose their place for an answer of `bytes`; none where it fits, or where all would not do.
+    fn victims(&self, bytes: usize) -> Vec<Key> {
+        let (mut pending, mut held) = (self.pending.len(), self.pending_bytes);
+        let mut victims = Vec::new();
+        for key in self.lanes.values().flat_map(Lane::waiting_audits) {
+            if !self.is_full(pending, held, bytes) {
+                break;
+            }
+            pending -= 1;
+            held -= self.pending.get(key).expect("a waiting query is pending").bytes;
+            victims.push(key.clone());
         }
-        Ok(())
+        if self.is_full(pending, held, bytes) { Vec::new() } else { victims }
+    }
+
+    fn turn_away(&mut self, audits: &[Key], actions: &mut Vec<Action>) {
+        for key in audits {
+            let pending = self.release(key).expect("a victim was pending");
+            let lane = self.lanes.get_mut(&pending.model).expect("a pending query has a lane");
+            lane.remove_unless(|waiting| waiting != key);
+            let reply = Reply::Busy { id: key.id, retry_ms: millis(self.limits.busy_retry) };
+            let (body, _) = encode(&reply);
+            actions.push(Action::Reply { key: key.clone(), body, expiry: MIN_EXPIRY, outcome: Outcome::Audit });
+        }
     }
 
     fn finished(&mut self, key: &Key, reply: &Reply, now: Instant, actions: &mut Vec<Action>) {
@@ -238,7 +287,7 @@ impl Admission {
         }
         let pending = self.release(key).expect("the query was just seen");
         let lane = self.lanes.get_mut(&pending.model).expect("a pending query has a lane");
-        lane.running -= 1;
+        lane.ended(pending.purpose);
         let (body, outcome) = encode(reply);
         if matches!(outcome, Outcome::Verdict | Outcome::Refused(_)) {
             self.recent.remember(now, key.clone(), Stored { body: body.clone(), outcome });
@@ -259,8 +308,7 @@ impl Admission {
         let mut late = Vec::new();
         for lane in self.lanes.values_mut() {
             let in_time = |key: &Key| self.pending.get(key).is_some_and(|pending| pending.deadline > now);
-            late.extend(lane.waiting.iter().filter(|(key, _)| !in_time(key)).map(|(key, _)| key.clone()));
-            lane.waiting.retain(|(key, _)| in_time(key));
+            late.extend(lane.remove_unless(in_time));
         }
         for key in late {
             self.release(&key);
@@ -268,18 +316,15 @@ impl Admission {
         }
     }
 
-    /// Gives a model's engine what it may have, in order of arrival.
+    /// Gives a model's engine what it may have: answers in order of arrival, then audits.
     fn dispatch(&mut self, model: &ModelId, now: Instant, actions: &mut Vec<Action>) {
         loop {
             let lane = self.lanes.get_mut(model).expect("only models with a lane are dispatched");
-            if lane.running >= self.limits.running_per_model {
-                return;
-            }
-            let Some((key, inputs)) = lane.waiting.pop_front() else { return };
+            let Some(Waiting { key, inputs }) = lane.next(&self.limits) else { return };
             let pending = self.pending.get_mut(&key).expect("a waiting query is pending");
             if pending.deadline > now {
                 pending.running = true;
-                lane.running += 1;
+                lane.began(pending.purpose);
                 actions.push(Action::Submit { key, model: model.clone(), inputs });
             } else {
                 self.release(&key);
@@ -288,12 +333,31 @@ impl Admission {
         }
     }
 
+    fn admit(&mut self, key: &Key, pending: Pending) {
+        let share = self.shares.entry(key.device.clone()).or_default();
+        match pending.purpose {
+            Purpose::Answer => share.answers += 1,
+            Purpose::Audit => {
+                share.audits += 1;
+                self.audits += 1;
+            }
+        }
+        self.pending_bytes += pending.bytes;
+        self.pending.insert(key.clone(), pending);
+    }
+
     fn release(&mut self, key: &Key) -> Option<Pending> {
         let pending = self.pending.remove(key)?;
         self.pending_bytes -= pending.bytes;
         let share = self.shares.get_mut(&key.device).expect("a pending query is in its device's share");
-        *share -= 1;
-        if *share == 0 {
+        match pending.purpose {
+            Purpose::Answer => share.answers -= 1,
+            Purpose::Audit => {
+                share.audits -= 1;
+                self.audits -= 1;
+            }
+        }
+        if share.answers + share.audits == 0 {
             self.shares.remove(&key.device);
         }
         Some(pending)

@@ -18,8 +18,10 @@
 //! 3. A query (device and id) is submitted at most once while its reply is remembered; see [`Limits`] for how long.
 //! 4. Everything held is bounded by [`Limits`]: queries by number, bytes and share of one device, replies by number,
 //!    bytes and age.
+//! 5. An audit is submitted only while no answer waits for its model, and loses its place to an answer that needs it.
 
 mod admission;
+mod lane;
 mod limits;
 mod recent;
 #[cfg(test)]

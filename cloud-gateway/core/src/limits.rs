@@ -13,6 +13,10 @@ pub struct Limits {
     pub queue_per_device: usize,
     /// Queries of one model that are with its engine at a time; the others wait here, where they can still expire.
     pub running_per_model: usize,
+    /// Of these queries, how many may be audits: nobody waits for them, and they wait for everybody.
+    pub audits: usize,
+    /// Of these audits, how many may be of one device.
+    pub audits_per_device: usize,
     /// The longest time a query is kept, whatever deadline it asks for.
     pub max_deadline: Duration,
     /// What a device that finds no room is told to wait.
@@ -32,6 +36,8 @@ impl Default for Limits {
             queue_bytes: 64 * 1024 * 1024,
             queue_per_device: 128,
             running_per_model: 64,
+            audits: 64,
+            audits_per_device: 16,
             max_deadline: Duration::from_secs(60),
             busy_retry: Duration::from_millis(200),
             replies: 16 * 1024,

@@ -27,7 +27,14 @@ fn random_histories_keep_the_invariants() {
 }
 
 fn history(seed: u64) {
-    let limits = Limits { queue: 12, queue_per_device: 5, running_per_model: 4, ..Limits::default() };
+    let limits = Limits {
+        queue: 12,
+        queue_per_device: 3,
+        running_per_model: 4,
+        audits: 5,
+        audits_per_device: 2,
+        ..Limits::default()
+    };
     let mut bench = Bench::new(limits.clone());
     let mut ledger = Ledger::default();
     let mut state = seed;
@@ -53,7 +60,8 @@ fn arrive(bench: &mut Bench, ledger: &mut Ledger, state: &mut u64, seed: u64) {
     let id = below(state, IDS) as u8;
     let deadline_ms = below(state, 600) as u32;
     let key = Key { device: device(&name), id: request(id) };
-    let actions = bench.arrive(&name, Query { deadline_ms, ..query(id) });
+    let purpose = if below(state, 3) == 0 { Purpose::Audit } else { Purpose::Answer };
+    let actions = bench.arrive(&name, Query { deadline_ms, purpose, ..query(id) });
     let acks = actions.iter().filter(|action| matches!(action, Action::Ack(_))).count();
     assert_eq!(acks, 1, "seed {seed}: {actions:?}");
     let own: Vec<_> = outcomes(&actions).into_iter().filter(|(about, _)| *about == key).collect();
@@ -110,6 +118,6 @@ fn check(bench: &Bench, ledger: &Ledger, limits: &Limits, seed: u64) {
     assert!(ledger.running.len() <= limits.running_per_model, "seed {seed}");
     for number in 0..DEVICES {
         let share = owed.iter().filter(|key| key.device == device(&format!("d{number}"))).count();
-        assert!(share <= limits.queue_per_device, "seed {seed}");
+        assert!(share <= limits.queue_per_device + limits.audits_per_device, "seed {seed}");
     }
 }

@@ -1,7 +1,7 @@
 //! What a gateway does, one sentence a test.
 
 use super::*;
-use hedge_wire::Refusal;
+use hedge_wire::{Purpose, Refusal};
 
 fn bench() -> Bench {
     Bench::new(Limits::default())
@@ -227,4 +227,78 @@ fn replies_are_forgotten_by_number_bytes_and_age() {
     assert_eq!(bench.admission.remembered(), (1, one));
     bench.wait(1).tick();
     assert_eq!(bench.admission.remembered(), (0, 0));
+}
+
+fn audit(id: u8) -> Query {
+    Query { purpose: Purpose::Audit, ..query(id) }
+}
+
+#[test]
+fn an_audit_runs_when_nothing_else_waits_for_its_model() {
+    let mut bench = Bench::new(Limits { running_per_model: 1, ..Limits::default() });
+    assert_eq!(told(&bench.arrive("d1", audit(1))), "ack admitted, submit 1");
+    assert_eq!(told(&bench.arrive("d1", audit(2))), "ack admitted");
+    assert_eq!(told(&bench.arrive("d2", query(3))), "ack admitted");
+    assert_eq!(told(&bench.arrive("d2", query(4))), "ack admitted");
+    assert_eq!(told(&bench.finish("d1", 1)), "reply 1 Verdict 1s, submit 3");
+    assert_eq!(told(&bench.finish("d2", 3)), "reply 3 Verdict 1s, submit 4");
+    assert_eq!(told(&bench.finish("d2", 4)), "reply 4 Verdict 1s, submit 2");
+}
+
+#[test]
+fn audits_leave_most_of_the_engine_free_for_answers_to_come() {
+    let mut bench = Bench::new(Limits { running_per_model: 8, ..Limits::default() });
+    assert_eq!(told(&bench.arrive("d1", audit(1))), "ack admitted, submit 1");
+    assert_eq!(told(&bench.arrive("d1", audit(2))), "ack admitted, submit 2");
+    assert_eq!(told(&bench.arrive("d1", audit(3))), "ack admitted");
+    assert_eq!(told(&bench.arrive("d2", query(4))), "ack admitted, submit 4");
+    assert_eq!(told(&bench.finish("d1", 1)), "reply 1 Verdict 1s, submit 3");
+}
+
+#[test]
+fn an_answer_that_finds_no_room_takes_the_place_of_the_latest_audit_that_waits() {
+    let mut bench = Bench::new(Limits { queue: 3, running_per_model: 1, ..Limits::default() });
+    bench.arrive("d1", query(1));
+    bench.arrive("d1", audit(2));
+    bench.arrive("d1", audit(3));
+    assert_eq!(told(&bench.arrive("d1", audit(4))), "ack turnedaway, reply 4 Audit 1s");
+    assert_eq!(told(&bench.arrive("d2", query(5))), "ack admitted, reply 3 Audit 1s");
+    assert_eq!(told(&bench.arrive("d2", query(6))), "ack admitted, reply 2 Audit 1s");
+    assert_eq!(told(&bench.arrive("d2", query(7))), "ack turnedaway, reply 7 QueueFull 1s");
+    assert_eq!(bench.admission.queued(), 3);
+}
+
+#[test]
+fn no_audit_is_turned_away_for_an_answer_of_a_device_whose_share_is_used_up() {
+    let limits = Limits { queue: 2, queue_per_device: 1, running_per_model: 1, ..Limits::default() };
+    let mut bench = Bench::new(limits);
+    bench.arrive("d1", query(1));
+    bench.arrive("d1", audit(2));
+    assert_eq!(told(&bench.arrive("d1", query(3))), "ack turnedaway, reply 3 DeviceShare 1s");
+    assert_eq!(bench.admission.queued(), 2);
+}
+
+#[test]
+fn no_audit_is_turned_away_for_an_answer_that_does_not_fit_even_then() {
+    let mut bench = Bench::new(Limits { queue_bytes: 11, running_per_model: 1, ..Limits::default() });
+    bench.arrive("d1", query(1));
+    bench.arrive("d1", audit(2));
+    let mut large = query(3);
+    large.inputs.extend(query(3).inputs);
+    assert_eq!(told(&bench.arrive("d2", large)), "ack turnedaway, reply 3 QueueFull 1s");
+    assert_eq!(bench.admission.queued(), 2);
+}
+
+#[test]
+fn audits_have_a_share_of_the_queue_and_a_device_a_share_of_theirs() {
+    let limits = Limits { audits: 3, audits_per_device: 2, queue_per_device: 1, ..Limits::default() };
+    let mut bench = Bench::new(limits);
+    bench.arrive("d1", audit(1));
+    bench.arrive("d1", audit(2));
+    assert_eq!(told(&bench.arrive("d1", audit(3))), "ack turnedaway, reply 3 Audit 1s");
+    assert_eq!(told(&bench.arrive("d1", query(4))), "ack admitted, submit 4");
+    assert_eq!(told(&bench.arrive("d2", audit(5))), "ack admitted, submit 5");
+    assert_eq!(told(&bench.arrive("d3", audit(6))), "ack turnedaway, reply 6 Audit 1s");
+    bench.finish("d1", 1);
+    assert_eq!(told(&bench.arrive("d3", audit(6))), "ack admitted, submit 6");
 }
