@@ -17,6 +17,7 @@ mod fit;
 mod grid;
 mod head;
 mod monitor;
+mod plan;
 mod pooled;
 mod score;
 mod select;
@@ -28,7 +29,7 @@ mod void;
 
 pub use alarm::{BETS, EProcess, InvalidMonitor};
 pub use binomial::{cdf, least_samples};
-pub use campaign::{Campaign, MOST_LABELS_OF_PART, Plan, PlanError, Progress, Role};
+pub use campaign::{Campaign, NotCertified, WhyNot};
 pub use certificate::{
     CERTIFICATE_FORMAT, CLOCK_SKEW_SECS, Certificate, Issue, MAX_CERTIFICATE_BYTES, MAX_SUBJECT_TEXT, Subject, Window,
 };
@@ -39,6 +40,7 @@ pub use fit::{FEWEST_LABELS, FitError};
 pub use grid::{GRID_THRESHOLDS, Grid, GridError};
 pub use head::{AgreementHead, HeadError, MAX_CLASSES, Scoring};
 pub use monitor::{Audit, Monitor, MonitorConfig, MonitorCounts};
+pub use plan::{MOST_LABELS_OF_PART, Plan, PlanError, Progress, Role};
 pub use pooled::PooledMonitor;
 pub use score::{Score, UnknownScore, margin, max_probability, softmax, top_class};
 pub use select::{Candidate, aurc, candidates, choose};
