@@ -35,7 +35,7 @@ pub struct Campaign {
     fit: Vec<(Features, bool)>,
     tune: Vec<(Features, bool)>,
     calibration: Vec<(Features, bool)>,
-    /// When the first and the last label came.
+    /// When the first and the last calibration label came.
     window: Option<Window>,
 }
 
@@ -81,11 +81,14 @@ impl Campaign {
         match role {
             Role::Fit => self.fit.push((features, differs)),
             Role::Tune => self.tune.push((features, differs)),
-            Role::Calibration => self.calibration.push((features, differs)),
+            Role::Calibration => {
+                self.calibration.push((features, differs));
+                // The clock may have been set back meanwhile.
+                let window = self.window.get_or_insert(at(now_unix_secs));
+                window.first_unix_secs = window.first_unix_secs.min(now_unix_secs);
+                window.last_unix_secs = window.last_unix_secs.max(now_unix_secs);
+            }
         }
-        let window = self.window.get_or_insert(at(now_unix_secs));
-        window.first_unix_secs = window.first_unix_secs.min(now_unix_secs);
-        window.last_unix_secs = window.last_unix_secs.max(now_unix_secs);
         true
     }
 
@@ -328,9 +331,20 @@ mod tests {
         let certificate = try_it(&campaign, &target, 2).unwrap();
         assert_eq!((certificate.n, certificate.grid.tune_size(), certificate.index), (500, 200, 2));
         assert_eq!(certificate.spent, target.with_delta(delta_of(0.05, 2)).unwrap().delta());
-        assert_eq!(certificate.window, Window { first_unix_secs: 1_000, last_unix_secs: 1_999 });
         assert_eq!((certificate.issued_unix_secs, certificate.expires_unix_secs), (50_000, 53_600));
         assert_eq!(try_it(&campaign, &target, 2).as_ref(), Ok(&certificate));
+    }
+
+    #[test]
+    fn the_window_is_that_of_the_calibration_labels_even_when_the_clock_goes_back() {
+        let mut campaign = Campaign::new(Plan { fit: 1, tune: 1, calibration: 400 });
+        campaign.on_label(Role::Fit, Features::NO_ANSWER, false, 1);
+        for now in (20_000..20_400).rev() {
+            campaign.on_label(Role::Calibration, Features::of(&[1.0, 0.0]), false, now);
+        }
+        campaign.on_label(Role::Tune, Features::of(&[1.0, 0.0]), false, 30_000);
+        let certificate = try_it(&campaign, &Target::new(Contract::System, 0.01, 0.05).unwrap(), 1).unwrap();
+        assert_eq!(certificate.window, Window { first_unix_secs: 20_000, last_unix_secs: 20_399 });
     }
 
     #[test]

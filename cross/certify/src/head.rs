@@ -185,6 +185,8 @@ mod tests {
         for scoring in [Scoring::Margin, Scoring::Msp, Scoring::Head(head())] {
             let json = serde_json::to_string(&scoring).unwrap();
             assert_eq!(serde_json::from_str::<Scoring>(&json).unwrap(), scoring, "{json}");
+            let cbor = minicbor_serde::to_vec(&scoring).unwrap();
+            assert_eq!(minicbor_serde::from_slice::<Scoring>(&cbor).unwrap(), scoring, "{json}");
         }
         assert_eq!(serde_json::to_string(&Scoring::Msp).unwrap(), "\"msp\"");
     }
