@@ -23,6 +23,7 @@ mod score;
 mod select;
 mod sequence;
 mod shift;
+mod simulate;
 mod spending;
 mod threshold;
 mod void;
@@ -46,6 +47,7 @@ pub use score::{Score, UnknownScore, margin, max_probability, softmax, top_class
 pub use select::{Candidate, aurc, candidates, choose};
 pub use sequence::{Labelled, Outcome, certify};
 pub use shift::{ScoreWindow, Shift, shift, shift_of_scores};
+pub use simulate::{CalibrationCell, CalibrationError, CalibrationSettings, CalibrationTally, simulate_calibrations};
 pub use spending::{Spending, delta_of};
-pub use threshold::plug_in_threshold;
+pub use threshold::{Oracle, oracle, plug_in_on_grid, plug_in_threshold};
 pub use void::{CertificateError, Inconsistent, NotIssued, Void};

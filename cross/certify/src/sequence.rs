@@ -99,6 +99,16 @@ impl Tally {
         (start..self.accepted.len()).take_while(|&j| self.p_value(target, j) <= target.delta()).last()
     }
 
+    /// The last threshold at which no more than `alpha` was seen.
+    pub(crate) fn lowest_within(&self, contract: Contract, alpha: f64) -> Option<usize> {
+        (0..self.accepted.len()).rfind(|&j| self.risk(contract, j) <= alpha)
+    }
+
+    /// The fraction seen at threshold `j`.
+    pub(crate) fn risk(&self, contract: Contract, j: usize) -> f64 {
+        contract.risk(self.differing[j], self.accepted[j], self.n)
+    }
+
     fn p_value(&self, target: &Target, j: usize) -> f64 {
         p_value(target, self.differing[j], self.accepted[j], self.n)
     }
