@@ -50,7 +50,8 @@ def main():
         np.save(o.logits, logits)
 
     print(f"pairs {len(pool)}  tune {o.tune}  classes {logits.shape[1]}")
-    print(f"accuracy  edge {np.mean(edge == truth):.4f}  cloud {np.mean(cloud == truth):.4f}")
+    for rows, which in ((np.full(len(pool), True), "all"), (truth != "oos", "in scope")):
+        print(f"accuracy ({which})  edge {np.mean((edge == truth)[rows]):.4f}  cloud {np.mean((cloud == truth)[rows]):.4f}")
     print(f"differ {np.mean(~agree):.4f}")
     for alpha in (0.05, 0.02, 0.01, 0.005):
         print(f"oracle at {alpha:.1%}: offload  system {oracle(score, agree, alpha, len(score)):.4f}"
