@@ -6,13 +6,14 @@
 //! offset  size  value                                    integers little-endian
 //!      0     1  version = 1
 //!      1     1  kind: 0 waiting, 1 done (its place is kept until all before it are done; nothing after the header)
-//!      2     2  number of inputs
+//!      2     1  number of inputs
+//!      3     1  number of outputs
 //!      4     4  CRC32C of the key's 8 bytes followed by this value with these four bytes left out
 //!      8     8  stored at: trusted seconds since 1970 (clock.rs)
 //!     16     2  length of the model's name
 //!     18     2  length of the ticket
-//!     20     4  length of the local answer
-//!     24        name (UTF-8) | ticket | local answer | the inputs, each as tensors.rs draws it
+//!     20     4  length of the notes
+//!     24        name (UTF-8) | ticket | notes | the inputs and the outputs, each as tensors.rs draws it
 //! ```
 
 use std::ops::Range;
@@ -44,10 +45,12 @@ pub struct Audit {
     pub model: String,
     /// What the decision said of the audit: whose it is and with which propensity it was drawn. Opaque here.
     pub ticket: Vec<u8>,
-    /// What the verdict is compared with. Opaque here.
-    pub local: Vec<u8>,
+    /// What else has to be known when the verdict comes. Opaque here.
+    pub notes: Vec<u8>,
     /// The row.
     pub inputs: Vec<NamedTensor>,
+    /// The local outputs that the verdict is compared with.
+    pub outputs: Vec<NamedTensor>,
 }
 
 /// What a checked value says.
@@ -60,20 +63,21 @@ pub(crate) enum Record {
 /// The bytes of an audit; `None` if it does not fit [`MAX_AUDIT_BYTES`].
 pub(crate) fn encode(sequence: u64, audit: &Audit, stored_at: u64) -> Option<Vec<u8>> {
     let within = audit.model.len() <= MAX_MODEL_BYTES && audit.ticket.len() <= MAX_TICKET_BYTES;
-    if !within || audit.local.len() > MAX_AUDIT_BYTES {
+    if !within || audit.notes.len() > MAX_AUDIT_BYTES {
         return None;
     }
     let mut out = header(WAITING);
-    out[2..4].copy_from_slice(&u16::try_from(audit.inputs.len()).ok()?.to_le_bytes());
+    out[2] = u8::try_from(audit.inputs.len()).ok()?;
+    out[3] = u8::try_from(audit.outputs.len()).ok()?;
     out[STORED_AT].copy_from_slice(&stored_at.to_le_bytes());
     out[16..18].copy_from_slice(&(audit.model.len() as u16).to_le_bytes());
     out[18..20].copy_from_slice(&(audit.ticket.len() as u16).to_le_bytes());
-    out[20..24].copy_from_slice(&(audit.local.len() as u32).to_le_bytes());
-    for part in [audit.model.as_bytes(), &audit.ticket, &audit.local] {
+    out[20..24].copy_from_slice(&(audit.notes.len() as u32).to_le_bytes());
+    for part in [audit.model.as_bytes(), &audit.ticket, &audit.notes] {
         out.extend_from_slice(part);
     }
-    for input in &audit.inputs {
-        tensors::put(&mut out, input, MAX_AUDIT_BYTES)?;
+    for tensor in audit.inputs.iter().chain(&audit.outputs) {
+        tensors::put(&mut out, tensor, MAX_AUDIT_BYTES)?;
     }
     (out.len() <= MAX_AUDIT_BYTES).then(|| sealed(sequence, out))
 }
@@ -98,22 +102,19 @@ pub(crate) fn decode(sequence: u64, value: &[u8]) -> Option<Record> {
 }
 
 fn waiting(value: &[u8]) -> Option<Record> {
-    let count = u16::from_le_bytes(array(&value[2..4]));
     let lengths = &value[LENGTHS];
     let model = usize::from(u16::from_le_bytes(array(&lengths[..2])));
     let ticket = usize::from(u16::from_le_bytes(array(&lengths[2..4])));
-    let local = usize::try_from(u32::from_le_bytes(array(&lengths[4..]))).ok()?;
-    // One copy for all inputs; the tensors share it.
+    let notes = usize::try_from(u32::from_le_bytes(array(&lengths[4..]))).ok()?;
+    // One copy for all; the tensors share it.
     let mut rest = Bytes::copy_from_slice(&value[HEADER..]);
     let model = String::from_utf8(tensors::take_bytes(&mut rest, model)?.to_vec()).ok()?;
     let ticket = tensors::take_bytes(&mut rest, ticket)?.to_vec();
-    let local = tensors::take_bytes(&mut rest, local)?.to_vec();
-    let mut inputs = Vec::new();
-    for _ in 0..count {
-        inputs.push(tensors::take(&mut rest)?);
-    }
+    let notes = tensors::take_bytes(&mut rest, notes)?.to_vec();
+    let mut take = |count: u8| (0..count).map(|_| tensors::take(&mut rest)).collect::<Option<Vec<_>>>();
+    let (inputs, outputs) = (take(value[2])?, take(value[3])?);
     let stored_at = u64::from_le_bytes(array(&value[STORED_AT]));
-    rest.is_empty().then_some(Record::Waiting { audit: Audit { model, ticket, local, inputs }, stored_at })
+    rest.is_empty().then_some(Record::Waiting { audit: Audit { model, ticket, notes, inputs, outputs }, stored_at })
 }
 
 fn header(kind: u8) -> Vec<u8> {
@@ -141,13 +142,23 @@ mod tests {
 
     fn audit() -> Audit {
         let pixels = Tensor::from_slice(&[1, 2], &[7_u8, 9]).unwrap();
-        Audit { model: "m".into(), ticket: vec![1, 2], local: vec![3], inputs: vec![NamedTensor::new("x", pixels)] }
+        Audit {
+            model: "m".into(),
+            ticket: vec![1, 2],
+            notes: vec![3],
+            inputs: vec![NamedTensor::new("x", pixels)],
+            outputs: vec![],
+        }
     }
 
     #[test]
     fn an_audit_survives_the_round_trip() {
         let bytes = encode(5, &audit(), 77).unwrap();
         assert_eq!(decode(5, &bytes), Some(Record::Waiting { audit: audit(), stored_at: 77 }));
+        let label = NamedTensor::new("label", Tensor::from_slice(&[1], &[3_i64]).unwrap());
+        let compared = Audit { outputs: vec![label], ..audit() };
+        let bytes = encode(5, &compared, 77).unwrap();
+        assert_eq!(decode(5, &bytes), Some(Record::Waiting { audit: compared, stored_at: 77 }));
         assert_eq!(decode(6, &done(6)), Some(Record::Done));
     }
 
@@ -178,7 +189,7 @@ mod tests {
     #[test]
     fn lengths_that_lie_are_damage_even_with_a_right_checksum() {
         let bytes = encode(5, &audit(), 77).unwrap();
-        for (at, lie) in [(1, 9), (2, 2), (2, 0), (16, 200), (18, 200), (20, 0), (23, 255)] {
+        for (at, lie) in [(1, 9), (2, 2), (2, 0), (3, 1), (16, 200), (18, 200), (20, 0), (23, 255)] {
             let mut forged = bytes.clone();
             forged[at] = lie;
             assert_eq!(decode(5, &sealed(5, forged)), None, "byte {at} = {lie}");
@@ -191,7 +202,7 @@ mod tests {
         let inputs = vec![NamedTensor::new("x", large)];
         assert_eq!(encode(0, &Audit { inputs, ..audit() }, 0), None);
         assert_eq!(encode(0, &Audit { ticket: vec![0; MAX_TICKET_BYTES + 1], ..audit() }, 0), None);
-        assert_eq!(encode(0, &Audit { local: vec![0; MAX_AUDIT_BYTES], ..audit() }, 0), None);
+        assert_eq!(encode(0, &Audit { notes: vec![0; MAX_AUDIT_BYTES], ..audit() }, 0), None);
     }
 
     // CRC-32C of the key and the value drawn above, from an implementation of its own.

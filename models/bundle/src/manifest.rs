@@ -17,7 +17,7 @@
 //! `files` lists every other file of the bundle, so that the manifest's digest stands for all of it. A manifest without it
 //! is a draft: what a person writes and `pack` completes.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use hedge_graph::{Dim, Graph};
 use serde::{Deserialize, Serialize};
@@ -229,6 +229,14 @@ impl Manifest {
             serde_json::from_slice(json).map_err(|error| ManifestError::Json(error.to_string()))?;
         manifest.check()?;
         Ok(manifest)
+    }
+
+    /// The SHA-256 of the transforms by which raw inputs become the model's: as JSON, by the names of the inputs that have
+    /// one. What was found out about a model under other transforms is about other inputs.
+    pub fn transforms_digest(&self) -> Digest {
+        let transforms: BTreeMap<&str, &Transform> =
+            self.inputs.iter().filter_map(|input| Some((input.name.as_str(), input.transform.as_ref()?))).collect();
+        Digest::of(&serde_json::to_vec(&transforms).expect("names and finite numbers are JSON"))
     }
 
     /// The bytes of `manifest.json`; the same manifest always gives the same.

@@ -26,8 +26,9 @@ fn audit(n: u32) -> Audit {
     Audit {
         model: "m".into(),
         ticket: n.to_le_bytes().to_vec(),
-        local: vec![7],
+        notes: vec![7],
         inputs: vec![NamedTensor::new("x", input)],
+        outputs: vec![],
     }
 }
 

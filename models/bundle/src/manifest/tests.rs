@@ -22,6 +22,20 @@ fn a_manifest_reads_back_as_it_was_written() {
 }
 
 #[test]
+fn the_digest_of_the_transforms_is_about_nothing_else() {
+    let digest = |name: &str, meaning: &str, dtype: &str| {
+        let transform = format!(r#"{{"kind": "image", "dtype": {dtype:?}}}"#);
+        let input = format!(r#"{{"name": {name:?}, "meaning": {meaning:?}, "transform": {transform}}}"#);
+        let manifest = with(&format!(r#""inputs": [{{"name": "other"}}, {input}]"#));
+        Manifest::read(manifest.as_bytes()).unwrap().transforms_digest()
+    };
+    assert_eq!(digest("x", "a", "FP16"), digest("x", "b", "FP16"));
+    assert_ne!(digest("x", "a", "FP16"), digest("x", "a", "FP32"));
+    assert_ne!(digest("x", "a", "FP16"), digest("y", "a", "FP16"));
+    assert_eq!(draft().manifest.transforms_digest(), Digest::of(b"{}"), "without a transform");
+}
+
+#[test]
 fn unknown_and_repeated_keys_are_refused() {
     assert!(refused(&with(r#""nmae": "x""#)).contains("unknown field `nmae`"));
     assert!(refused(&with(r#""name": "x""#)).contains("duplicate field `name`"));
