@@ -21,7 +21,7 @@ impl Boost {
     /// Takes in the result of one window.
     pub(crate) fn window(&mut self, config: &MonitorConfig, shifted: bool) {
         if shifted {
-            *self = Self { rate: config.boost_rate, hold_left: config.hold };
+            *self = Self { rate: config.boost_rate, hold_left: (self.hold_left + 1).min(config.hold) };
         } else if self.hold_left > 0 {
             self.hold_left -= 1;
         } else {

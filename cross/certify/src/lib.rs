@@ -23,7 +23,7 @@ mod score;
 mod select;
 mod sequence;
 mod shift;
-mod simulate;
+pub mod simulate;
 mod spending;
 mod threshold;
 mod void;

@@ -35,8 +35,8 @@ pub struct MonitorConfig {
     pub window: u32,
     /// A window with a smaller p-value is a shift.
     pub p_value: f64,
-    /// Clean windows after the last shifted one through which the rate stays boosted. After them it is halved with each
-    /// further clean window.
+    /// Each shifted window lets the rate stay boosted through one clean window more, up to this many; after them it is
+    /// halved with each further clean window. A single false boost is short, a lasting shift holds.
     pub hold: u32,
 }
 
@@ -77,6 +77,10 @@ pub struct MonitorCounts {
     pub local: u64,
     /// Audits asked for.
     pub audits: u64,
+    /// Labels of audits that came back.
+    pub labels: u64,
+    /// Audits that will have no label.
+    pub lost: u64,
     /// Offloaded requests that entered the system contract's alarm as agreement.
     pub offloaded_labels: u64,
     /// Windows tested.
@@ -95,6 +99,8 @@ pub struct Monitor {
     boost: Boost,
     /// Whether the class asks for more audits, whatever this stream's own scores say.
     class_boost: bool,
+    /// After a shift: bets are renewed as soon as the labels of this many audits are in or lost.
+    renew_at: Option<u64>,
     counts: MonitorCounts,
 }
 
@@ -110,9 +116,10 @@ impl Monitor {
             config,
             grid: grid.clone(),
             window: ScoreWindow::new(grid),
-            alarm: EProcess::new(config.alpha, config.delta_a)?,
+            alarm: EProcess::of(config.contract, config.alpha, config.delta_a)?,
             boost: Boost::calm(&config),
             class_boost: false,
+            renew_at: None,
             counts: MonitorCounts::default(),
         })
     }
@@ -127,32 +134,26 @@ impl Monitor {
     pub fn observe_binned(&mut self, bin: usize, local: bool, coin: f64) -> Option<Audit> {
         self.counts.requests += 1;
         self.counts.local += u64::from(local);
-        // The coin is thrown at the rate before this score: the window that it may complete cannot choose it.
-        let propensity = self.rate();
+        // Before the window may close: this score must not choose the probability of its own audit.
+        let audit = self.throw(local, coin);
         self.window.add(bin);
         if self.window.scores() >= self.config.window {
             self.close_window();
         }
-        if coin >= propensity {
-            return None;
-        }
-        match (local, self.config.contract) {
-            (true, _) => {
-                self.counts.audits += 1;
-                Some(Audit { propensity })
-            }
-            (false, Contract::System) => {
-                self.counts.offloaded_labels += 1;
-                self.alarm.label(false);
-                None
-            }
-            (false, Contract::Local) => None,
-        }
+        audit
     }
 
     /// Takes in the label of an audit that this monitor asked for: whether the local answer differs from the cloud's.
     pub fn label(&mut self, differs: bool) {
+        self.settle();
+        self.counts.labels += 1;
         self.alarm.label(differs);
+    }
+
+    /// The label of an audit will never come: it was turned away, or given up.
+    pub fn lost(&mut self) {
+        self.settle();
+        self.counts.lost += 1;
     }
 
     /// Raises the audit rate as long as the class asks for it, or no longer: the gateway has seen a shift in the scores of
@@ -209,11 +210,40 @@ impl Monitor {
         &self.grid
     }
 
+    fn throw(&mut self, local: bool, coin: f64) -> Option<Audit> {
+        let propensity = self.rate();
+        if coin >= propensity {
+            return None;
+        }
+        if local {
+            self.counts.audits += 1;
+            return Some(Audit { propensity });
+        }
+        if self.config.contract == Contract::System {
+            self.counts.offloaded_labels += 1;
+            self.alarm.label(false);
+        }
+        None
+    }
+
+    /// Before a label: renews the bets if a shift asked for it and all audits from before it are settled. Their scores are
+    /// what found the shift, and may have been chosen by it to differ more than the contract's fraction; labels come back in
+    /// the order in which they were asked for, or nearly so.
+    fn settle(&mut self) {
+        if self.renew_at.is_some_and(|audits| self.counts.labels + self.counts.lost >= audits) {
+            self.renew_at = None;
+            self.alarm.renew();
+        }
+    }
+
     fn close_window(&mut self) {
         let shifted = shift(&self.grid, self.window.counts()).p_value < self.config.p_value;
         self.window.clear();
         self.counts.windows += 1;
         self.counts.shifted += u64::from(shifted);
+        if shifted && !self.boosted() && self.renew_at.is_none() {
+            self.renew_at = Some(self.counts.audits);
+        }
         self.boost.window(&self.config, shifted);
     }
 }
@@ -274,7 +304,7 @@ mod tests {
                 rates.push(monitor.rate());
             }
         }
-        assert_eq!(rates, [0.2, 0.2, 0.2, 0.2, 0.1, 0.05, 0.025, 0.02, 0.02]);
+        assert_eq!(rates, [0.2, 0.1, 0.05, 0.025, 0.02, 0.02, 0.02, 0.02, 0.02]);
         assert_eq!((monitor.counts().windows, monitor.counts().shifted), (10, 1));
     }
 }

@@ -23,6 +23,8 @@ pub struct PooledMonitor {
     window: ScoreWindow,
     alarm: EProcess,
     boost: Boost,
+    windows: u64,
+    shifted: u64,
 }
 
 impl PooledMonitor {
@@ -37,8 +39,10 @@ impl PooledMonitor {
             config,
             grid: grid.clone(),
             window: ScoreWindow::new(grid),
-            alarm: EProcess::new(config.alpha, config.delta_a)?,
+            alarm: EProcess::of(config.contract, config.alpha, config.delta_a)?,
             boost: Boost::calm(&config),
+            windows: 0,
+            shifted: 0,
         })
     }
 
@@ -49,6 +53,8 @@ impl PooledMonitor {
         if self.window.scores() >= self.config.window {
             let shifted = shift(&self.grid, self.window.counts()).p_value < self.config.p_value;
             self.window.clear();
+            self.windows += 1;
+            self.shifted += u64::from(shifted);
             self.boost.window(&self.config, shifted);
         }
     }
@@ -73,6 +79,18 @@ impl PooledMonitor {
     #[must_use]
     pub fn boosted(&self) -> bool {
         self.boost.rate() > self.config.audit_rate
+    }
+
+    /// Windows tested.
+    #[must_use]
+    pub fn windows(&self) -> u64 {
+        self.windows
+    }
+
+    /// Of these, shifted.
+    #[must_use]
+    pub fn shifted(&self) -> u64 {
+        self.shifted
     }
 
     /// The alarm itself.
