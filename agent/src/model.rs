@@ -1,12 +1,14 @@
 //! A model being served: its file, its place on a device, its score and its policy.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use hedge_agent_core::Offload;
+use hedge_agent_core::route::{EdgeSide, InvalidRoute};
+use hedge_agent_core::{Offload, RouteSettings, Router};
 use hedge_agent_spool::DeviceKey;
 use hedge_bundle::BundleError;
+use hedge_certify::{Features, Fingerprint};
 use hedge_engine::transform::Pipeline;
 use hedge_engine::worker::{BatchPolicy, Worker};
 use hedge_engine::{DeviceKind, Engine, LoadError, Port, RanOn, Signature};
@@ -92,6 +94,15 @@ pub enum ModelError {
         /// What is known of the crash.
         why: String,
     },
+    /// Its routing cannot work.
+    #[error("model {name:?}: {source}")]
+    Route {
+        /// The model.
+        name: String,
+        /// Why.
+        #[source]
+        source: InvalidRoute,
+    },
     /// It has no score to decide by.
     #[error("model {name:?}: {source}")]
     Score {
@@ -115,6 +126,7 @@ pub(crate) struct ServedModel {
     pub(crate) pipeline: Option<Pipeline>,
     pub(crate) worker: Worker,
     pub(crate) scorer: Option<Scorer>,
+    router: Mutex<Router>,
     /// Those of the name: a model that replaces another goes on counting.
     pub(crate) counts: Arc<Counts>,
     device_key: DeviceKey,
@@ -184,6 +196,16 @@ impl ServedModel {
         tracing::info!(model = settings.name, %digest, device = worker.device_label(), "model ready");
         let labels = if settings.labels.is_empty() { labels } else { settings.labels.clone() };
         let version = settings.version.clone().unwrap_or(version);
+        let routing =
+            RouteSettings { score: settings.score, ..RouteSettings::uncertified(settings.threshold, settings.offload) };
+        let side = EdgeSide {
+            edge: Fingerprint(digest.0),
+            device_class: worker.device_label().to_owned(),
+            transforms: Fingerprint::of(&[]),
+            comparison: "top-class".to_owned(),
+        };
+        let router = Router::new(routing, side);
+        let router = router.map_err(|source| ModelError::Route { name: settings.name.clone(), source })?;
         Ok(Self {
             settings,
             version,
@@ -193,6 +215,7 @@ impl ServedModel {
             pipeline,
             worker,
             scorer,
+            router: Mutex::new(router),
             counts,
             device_key,
             _memory: memory,
@@ -212,6 +235,16 @@ impl ServedModel {
     /// The score of one row of outputs.
     pub(crate) fn score(&self, outputs: &[NamedTensor]) -> Option<f32> {
         self.scorer.as_ref().and_then(|scorer| scorer.score(outputs))
+    }
+
+    /// What the router goes by of one row of outputs.
+    pub(crate) fn features(&self, outputs: &[NamedTensor]) -> Option<Features> {
+        self.scorer.as_ref().and_then(|scorer| scorer.features(outputs))
+    }
+
+    /// Who decides about its rows.
+    pub(crate) fn router(&self) -> MutexGuard<'_, Router> {
+        self.router.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Puts a cloud model's outputs in the order of this model's, if they are what its signature says.

@@ -7,7 +7,8 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use hedge_agent_core::{
-    Action, Answer, CachedVerdict, Event, Failure, LocalFailure, LocalResult, Place, Row, RowPolicy, Timing,
+    Action, Answer, Ask, CachedVerdict, Event, Failure, LocalFailure, LocalResult, Outputs, Place, RouteEvent, Row,
+    RowPolicy, Timing,
 };
 use hedge_agent_spool::{Cache, Entry, Key, RowDigest};
 use hedge_engine::worker::{RowOutput, SubmitError};
@@ -67,7 +68,6 @@ impl RowTask {
         let policy = RowPolicy {
             place: wish.place,
             offload: model.settings.offload,
-            threshold: model.settings.threshold,
             cloud_model: model.settings.cloud_model.clone(),
         };
         let timing = Timing {
@@ -156,6 +156,13 @@ impl RowTask {
                 self.store(|row| Key::cloud(digest.as_bytes(), row), &Entry { outputs, score: None });
                 None
             }
+            Action::Decide(ask) => Some(self.decide(&ask)),
+            // Only a router with a contract gives tickets.
+            Action::Audit { .. } | Action::Label { .. } => None,
+            Action::Heard { outcome, waited } => {
+                self.model.router().on(RouteEvent::Heard { outcome, waited }, unix_now());
+                None
+            }
             Action::Publish { attempt, left } => self.publish(attempt, left),
             Action::WakeAt(at) => {
                 self.wake = self.shared.epoch + at;
@@ -188,11 +195,21 @@ impl RowTask {
             .then(|| cache.fetch(&Key::local(self.model.digest.as_bytes(), device, &row)))
             .flatten()
             // The score is computed anew: the configured kind of score may have changed since.
-            .map(|entry| LocalResult { score: self.model.score(&entry.outputs), outputs: entry.outputs, stand_in });
+            .map(|entry| self.local_result(entry.outputs, stand_in));
         let hit = verdict.is_some() || result.is_some();
         let tally = if hit { &self.model.counts.cache_hit } else { &self.model.counts.cache_miss };
         tally.add(started.elapsed());
         Event::Looked { local: result, cloud: verdict }
+    }
+
+    fn local_result(&self, outputs: Outputs, stand_in: bool) -> LocalResult {
+        let (score, features) = (self.model.score(&outputs), self.model.features(&outputs));
+        LocalResult { outputs, score, features, stand_in }
+    }
+
+    fn decide(&self, ask: &Ask) -> Event {
+        let bytes: usize = self.inputs.iter().map(|input| input.tensor.bytes().len()).sum();
+        Event::Decided(self.model.router().decide(ask, bytes as u64, unix_now()))
     }
 
     fn store(&self, key: impl FnOnce(&RowDigest) -> Key, entry: &Entry) {
@@ -221,7 +238,7 @@ impl RowTask {
                 if stand_in {
                     self.shared.metrics.stand_ins.inc();
                 }
-                Ok(LocalResult { score: self.model.score(&output.outputs), outputs: output.outputs, stand_in })
+                Ok(self.local_result(output.outputs, stand_in))
             }
             Ok(Err(error)) => Err(LocalFailure::Fault(error.to_string())),
             Err(_) => Err(LocalFailure::Fault("the model's thread ended".into())),
@@ -291,9 +308,12 @@ impl RowTask {
                 self.shared.metrics.failed(failure);
             }
         }
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        counts.last_unix_millis.store(u64::try_from(now.as_millis()).unwrap_or(u64::MAX), Ordering::Relaxed);
+        counts.last_unix_millis.store(u64::try_from(unix_now().as_millis()).unwrap_or(u64::MAX), Ordering::Relaxed);
     }
+}
+
+fn unix_now() -> Duration {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
 }
 
 impl Tally {

@@ -1,7 +1,7 @@
 //! From a row of outputs to its score.
 
 use hedge_agent_core::Offload;
-use hedge_certify::Score;
+use hedge_certify::{Features, Score};
 use hedge_engine::{Port, Signature};
 use hedge_graph::Dim;
 use hedge_tensor::{DType, NamedTensor, Tensor};
@@ -62,8 +62,17 @@ impl Scorer {
 
     /// The score of one row; none if the output is missing or not of numbers.
     pub(crate) fn score(&self, outputs: &[NamedTensor]) -> Option<f32> {
+        self.logits(outputs).map(|logits| self.score.of(&logits))
+    }
+
+    /// What routing keeps of one row; none where it has no score.
+    pub(crate) fn features(&self, outputs: &[NamedTensor]) -> Option<Features> {
+        self.logits(outputs).map(|logits| Features::of(&logits))
+    }
+
+    fn logits(&self, outputs: &[NamedTensor]) -> Option<Vec<f32>> {
         let output = outputs.iter().find(|output| output.name == self.output)?;
-        logits(&output.tensor).map(|logits| self.score.of(&logits))
+        logits(&output.tensor)
     }
 }
 

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use hedge_wire::{Digest, GatewayId};
+use serde::{Deserialize, Serialize};
 
 use crate::row::Outputs;
 
@@ -18,7 +19,8 @@ pub enum Source {
 }
 
 /// What an answer is worth, from weak to strong.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Status {
     /// Local, outside any valid certificate.
     Uncertified,
@@ -29,12 +31,21 @@ pub enum Status {
 }
 
 /// Why an answer is what it is.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Reason {
-    /// Local with a score that would have stayed local, but nothing certifies it.
+    /// Local, inside the certificate.
+    InsideCertificate,
+    /// Nothing certifies local answers: this one is local although, or the cloud's because of it.
     NoCertificate,
     /// The local score was below the threshold, so the cloud answered.
     BelowThreshold,
+    /// The question was asked to check a local answer given before.
+    Audit,
+    /// Local answers were found to differ too often: the certificate is void until there is another.
+    Alarm,
+    /// Worth an offload, but not within the budget.
+    OverBudget,
     /// The caller asked for this place.
     Caller,
     /// The cloud did not answer in time.
@@ -143,8 +154,12 @@ impl Reason {
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
+            Self::InsideCertificate => "inside-certificate",
             Self::NoCertificate => "no-certificate",
             Self::BelowThreshold => "below-threshold",
+            Self::Audit => "audit",
+            Self::Alarm => "alarm",
+            Self::OverBudget => "over-budget",
             Self::Caller => "caller",
             Self::Deadline => "deadline",
             Self::LinkDown => "link-down",

@@ -1,7 +1,8 @@
 //! Where a request goes: the agent's decisions, without sockets, clocks, threads or randomness.
 //!
 //! Each row of a request is a [`Row`]: a state machine `(state, event, now) -> actions` from its arrival through the
-//! cache, the local model and the cloud to exactly one answer or failure, at the latest at its deadline. What all rows
+//! cache, the local model and the cloud to exactly one answer or failure, at the latest at its deadline. Whether a local
+//! result is the answer, and what it may promise, is for its model's [`Router`] to decide. What all rows
 //! know about the world outside is a [`CloudView`]: whether the link is up and which gateways serve which model.
 //!
 //! Which models of a folder are served is a [`Folder`]'s decision, in the same manner.
@@ -12,11 +13,13 @@
 mod answer;
 mod cloud;
 mod folder;
+pub mod route;
 mod row;
 
 pub use answer::{Answer, Failure, Origin, Reason, Source, Status, weakest};
 pub use cloud::{Availability, CloudView, Path};
 pub use folder::{FileStamp, Folder, FolderAction, FolderEvent, Stamp};
+pub use route::{Ask, Decision, RouteAction, RouteEvent, RouteSettings, Router, Ticket};
 pub use row::{
     Action, CachedVerdict, Event, LocalFailure, LocalResult, NotSent, Offload, Outputs, Place, Row, RowPolicy, Timing,
 };

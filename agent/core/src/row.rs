@@ -1,25 +1,28 @@
 //! One row's way from arrival to its answer.
 //!
 //! ```text
-//! arrive -> look up -> (run locally) -> judge -+-> answer locally
-//!                 |                            +-> offload -> wait -> answer
-//!                 +-> answer from the cache         ^    |
-//!                                                   +----+ once more: after Busy, or when no reply came
+//! arrive -> look up -> (run locally) -> ask the router -+-> answer locally
+//!                 |                                     +-> offload -> wait -> answer
+//!                 +-> answer from the cache                  ^    |
+//!                                                            +----+ once more: after Busy, or when no reply came
 //! ```
 //!
 //! Invariants, held for every order of events:
 //! - exactly one [`Action::Finish`], at the latest on the first event at or after the deadline;
 //! - `hedge.place = cloud` never ends in a local answer; `edge`, and a model that is never offloaded, never publishes;
 //! - at most two publishes, under the same id;
+//! - a local answer is certified only by the router's decision, and never once the cloud was asked, nor on a stand-in;
 //! - an event that does not fit the state (a late ack, a second reply) changes nothing.
 
 use std::time::Duration;
 
+use hedge_certify::Features;
 use hedge_tensor::NamedTensor;
 use hedge_wire::{Digest, GatewayId, ModelId, Refusal};
 
 use crate::answer::{Answer, Failure, Origin, Reason, Source, Status};
 use crate::cloud::CloudView;
+use crate::route::{Ask, Decision, Ticket};
 
 /// The outputs of one row.
 pub type Outputs = Vec<NamedTensor>;
@@ -30,7 +33,7 @@ const LEAST_USEFUL: Duration = Duration::from_millis(1);
 /// Where the caller wants the row answered.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum Place {
-    /// Locally if the score allows, otherwise by the cloud if it can.
+    /// Locally if the router allows, otherwise by the cloud if it can.
     #[default]
     Auto,
     /// By the local model, whatever its score.
@@ -42,7 +45,7 @@ pub enum Place {
 /// Whether a model's rows may leave the device.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Offload {
-    /// When their score is below the threshold.
+    /// When the router wants the cloud to answer.
     Auto,
     /// Never.
     Never,
@@ -55,8 +58,6 @@ pub struct RowPolicy {
     pub place: Place,
     /// Whether it may leave the device.
     pub offload: Offload,
-    /// Local answers of at least this score stay local.
-    pub threshold: f32,
     /// The cloud model to ask.
     pub cloud_model: ModelId,
 }
@@ -79,8 +80,10 @@ pub struct Timing {
 pub struct LocalResult {
     /// Its outputs.
     pub outputs: Outputs,
-    /// Their score; none for a model without scores, whose answers always stay local.
+    /// Their score; none for a model without scores.
     pub score: Option<f32>,
+    /// What the router goes by; none for a model without class scores, whose answers always stay local.
+    pub features: Option<Features>,
     /// Whether the CPU computed them because the model's own device failed.
     pub stand_in: bool,
 }
@@ -130,6 +133,8 @@ pub enum Event {
     },
     /// The local model is done.
     Ran(Result<LocalResult, LocalFailure>),
+    /// What the router decided.
+    Decided(Decision),
     /// The publish asked for was not possible.
     NotSent(NotSent),
     /// The broker took the message but nobody is subscribed to it.
@@ -183,6 +188,33 @@ pub enum Action {
         /// The cloud model.
         digest: Digest,
     },
+    /// Ask the model's router and report [`Event::Decided`].
+    Decide(Ask),
+    /// Keep the row, to be asked of the cloud later: the audit of this local result.
+    Audit {
+        /// What its answer is reported with.
+        ticket: Ticket,
+        /// The result that the answer is compared with.
+        local: LocalResult,
+    },
+    /// Tell the router whether the verdict just received differs from the local result.
+    Label {
+        /// What it is reported with.
+        ticket: Ticket,
+        /// The local result.
+        local: LocalResult,
+        /// The cloud model's outputs.
+        verdict: Outputs,
+        /// The cloud model.
+        cloud: Digest,
+    },
+    /// Tell the router how the offload went.
+    Heard {
+        /// Answered, or why not.
+        outcome: Result<(), Reason>,
+        /// From the first publish until now.
+        waited: Duration,
+    },
     /// Publish the row under its id.
     Publish {
         /// 0, then 1 for the retry.
@@ -205,6 +237,10 @@ pub struct Row {
     local: Option<Local>,
     /// Why the cloud is asked, once it is.
     why: Reason,
+    /// What the cloud's answer is a label for.
+    label: Option<Ticket>,
+    /// When the cloud was first asked.
+    asked_at: Option<Duration>,
     /// The local model's error, where that is why the cloud is asked.
     fault: Option<String>,
 }
@@ -214,6 +250,7 @@ enum State {
     New,
     Looking,
     Running,
+    Deciding,
     /// A reply is due; `retry_at` is gone once the retry was used.
     Waiting {
         retry_at: Option<Duration>,
@@ -235,7 +272,16 @@ impl Row {
     /// A row that has not started; give it [`Event::Arrived`] next.
     #[must_use]
     pub fn new(policy: RowPolicy, timing: Timing) -> Self {
-        Self { policy, timing, state: State::New, local: None, why: Reason::BelowThreshold, fault: None }
+        Self {
+            policy,
+            timing,
+            state: State::New,
+            local: None,
+            why: Reason::BelowThreshold,
+            label: None,
+            asked_at: None,
+            fault: None,
+        }
     }
 
     /// When the row must be answered.
@@ -256,13 +302,16 @@ impl Row {
             return Vec::new();
         }
         if now >= self.deadline() && !Self::answers(&event) {
-            return self.on_deadline();
+            return self.on_deadline(now);
         }
         match (self.state, event) {
             (State::New, Event::Arrived) => self.arrive(view),
             (State::Looking, Event::Looked { local, cloud }) => self.looked(local, cloud, view, now),
             (State::Running, Event::Ran(result)) => self.ran(result, view, now),
-            (State::Looking | State::Running, Event::Timer) => vec![Action::WakeAt(self.deadline())],
+            (State::Deciding, Event::Decided(decision)) => self.decided(decision, view, now),
+            (State::Looking | State::Running | State::Deciding, Event::Timer) => {
+                vec![Action::WakeAt(self.deadline())]
+            }
             (State::Waiting { .. } | State::Pausing { .. }, event) => self.in_the_cloud(event, view, now),
             _ => Vec::new(),
         }
@@ -270,7 +319,7 @@ impl Row {
 
     /// Whether the event may end the row with a better answer than the deadline would, at no further wait.
     fn answers(event: &Event) -> bool {
-        matches!(event, Event::Looked { .. } | Event::Ran(_) | Event::Verdict { .. })
+        matches!(event, Event::Looked { .. } | Event::Ran(_) | Event::Decided(_) | Event::Verdict { .. })
     }
 
     fn arrive(&mut self, view: &CloudView) -> Vec<Action> {
@@ -317,7 +366,7 @@ impl Row {
             return self.judge(view, now);
         }
         if now >= self.deadline() {
-            return self.on_deadline();
+            return self.on_deadline(now);
         }
         if self.policy.place == Place::Cloud {
             return self.offload(view, now);
@@ -347,17 +396,44 @@ impl Row {
         }
     }
 
-    /// Decides about a local result: it stays, or the cloud is asked.
+    /// A local result is there: whether it is the answer is for the router to say.
     fn judge(&mut self, view: &CloudView, now: Duration) -> Vec<Action> {
-        let score = self.local.as_ref().and_then(|local| local.result.score);
-        if score.is_none_or(|score| score >= self.policy.threshold) {
-            return self.answer_locally(Reason::NoCertificate);
+        let Some(Local { result, .. }) = &self.local else {
+            return Vec::new();
+        };
+        let ask = Ask {
+            features: result.features,
+            place: self.policy.place,
+            stand_in: result.stand_in,
+            may_offload: view.may_offload(&self.policy.cloud_model),
+            time_left: self.deadline().saturating_sub(now),
+        };
+        self.state = State::Deciding;
+        vec![Action::Decide(ask)]
+    }
+
+    fn decided(&mut self, decision: Decision, view: &CloudView, now: Duration) -> Vec<Action> {
+        match decision {
+            Decision::Local { status, reason, audit } => {
+                let local = self.local.as_ref().map(|local| local.result.clone());
+                let audit = audit.zip(local).filter(|_| self.may_leave());
+                let mut actions: Vec<Action> =
+                    audit.map(|(ticket, local)| Action::Audit { ticket, local }).into_iter().collect();
+                actions.extend(self.answer_locally(status, reason));
+                actions
+            }
+            // The router was told what the caller wants; should it not have heeded it, the row does.
+            Decision::Offload { .. } if !self.may_leave() => self.give_up(Reason::Caller, now),
+            Decision::Offload { reason, label } => {
+                self.why = reason;
+                self.label = label;
+                self.offload(view, now)
+            }
         }
-        match (self.policy.place, self.policy.offload) {
-            (Place::Edge, _) => self.answer_locally(Reason::Caller),
-            (_, Offload::Never) => self.answer_locally(Reason::NeverOffload),
-            (_, Offload::Auto) => self.offload(view, now),
-        }
+    }
+
+    fn may_leave(&self) -> bool {
+        self.policy.place == Place::Auto && self.policy.offload == Offload::Auto
     }
 
     fn offload(&mut self, view: &CloudView, now: Duration) -> Vec<Action> {
@@ -366,36 +442,39 @@ impl Row {
 
     fn publish(&mut self, attempt: u8, view: &CloudView, now: Duration) -> Vec<Action> {
         if let Err(reason) = view.may_offload(&self.policy.cloud_model) {
-            return self.give_up(reason);
+            return self.give_up(reason, now);
         }
         let left = self.deadline().saturating_sub(now);
         if left < LEAST_USEFUL {
-            return self.give_up(Reason::Deadline);
+            return self.give_up(Reason::Deadline, now);
         }
         let spread = self.timing.retry_after.mul_f64(0.75 + 0.5 * self.timing.jitter.clamp(0.0, 1.0));
         let retry_at = now.saturating_add(spread);
         let retry_at = (attempt == 0 && retry_at + LEAST_USEFUL <= self.deadline()).then_some(retry_at);
         self.state = State::Waiting { retry_at };
+        self.asked_at.get_or_insert(now);
         vec![Action::WakeAt(retry_at.unwrap_or(self.deadline())), Action::Publish { attempt, left }]
     }
 
     /// An event while the cloud has been asked.
     fn in_the_cloud(&mut self, event: Event, view: &CloudView, now: Duration) -> Vec<Action> {
         match event {
-            Event::Verdict { outputs, score, digest, gateway } => self.take_verdict(outputs, score, digest, gateway),
+            Event::Verdict { outputs, score, digest, gateway } => {
+                self.take_verdict(outputs, score, digest, gateway, now)
+            }
             Event::Busy { retry } => self.busy(retry, now),
             Event::Timer => self.timer(view, now),
-            Event::NotSent(NotSent::Down) | Event::LinkDown => self.give_up(Reason::LinkDown),
-            Event::NotSent(NotSent::QueueFull) => self.give_up(Reason::CloudBusy),
-            Event::NotSent(NotSent::TooLarge) => self.give_up(Reason::TooLarge),
-            Event::NoSubscribers => self.give_up(Reason::NoGateway),
-            Event::BadVerdict => self.give_up(Reason::BadVerdict),
-            Event::Refused(Refusal::Expired) => self.give_up(Reason::Deadline),
-            Event::Refused(Refusal::UnknownModel) => self.give_up(Reason::NoGateway),
+            Event::NotSent(NotSent::Down) | Event::LinkDown => self.give_up(Reason::LinkDown, now),
+            Event::NotSent(NotSent::QueueFull) => self.give_up(Reason::CloudBusy, now),
+            Event::NotSent(NotSent::TooLarge) => self.give_up(Reason::TooLarge, now),
+            Event::NoSubscribers => self.give_up(Reason::NoGateway, now),
+            Event::BadVerdict => self.give_up(Reason::BadVerdict, now),
+            Event::Refused(Refusal::Expired) => self.give_up(Reason::Deadline, now),
+            Event::Refused(Refusal::UnknownModel) => self.give_up(Reason::NoGateway, now),
             Event::Rejected | Event::Refused(Refusal::BadInput | Refusal::Internal) => {
-                self.give_up(Reason::CloudRefused)
+                self.give_up(Reason::CloudRefused, now)
             }
-            Event::Arrived | Event::Looked { .. } | Event::Ran(_) => Vec::new(),
+            Event::Arrived | Event::Looked { .. } | Event::Ran(_) | Event::Decided(_) => Vec::new(),
         }
     }
 
@@ -405,8 +484,13 @@ impl Row {
         score: Option<f32>,
         digest: Digest,
         gateway: GatewayId,
+        now: Duration,
     ) -> Vec<Action> {
         let mut actions = vec![Action::StoreVerdict { outputs: outputs.clone(), digest }];
+        actions.extend(self.heard(Ok(()), now));
+        if let Some((ticket, local)) = self.label.take().zip(self.local.take()) {
+            actions.push(Action::Label { ticket, local: local.result, verdict: outputs.clone(), cloud: digest });
+        }
         actions.extend(self.finish(Answer {
             outputs,
             source: Source::Cloud,
@@ -424,13 +508,13 @@ impl Row {
             return if matches!(self.state, State::Pausing { .. }) {
                 Vec::new()
             } else {
-                self.give_up(Reason::CloudBusy)
+                self.give_up(Reason::CloudBusy, now)
             };
         };
         let pause = retry.mul_f64(1.0 + 0.5 * self.timing.jitter.clamp(0.0, 1.0));
         let resume_at = now.saturating_add(pause);
         if resume_at.saturating_add(LEAST_USEFUL) > self.deadline() {
-            return self.give_up(Reason::CloudBusy);
+            return self.give_up(Reason::CloudBusy, now);
         }
         self.state = State::Pausing { resume_at };
         vec![Action::WakeAt(resume_at)]
@@ -449,17 +533,23 @@ impl Row {
         }
     }
 
-    fn on_deadline(&mut self) -> Vec<Action> {
+    fn on_deadline(&mut self, now: Duration) -> Vec<Action> {
         match self.state {
-            State::Waiting { .. } | State::Pausing { .. } => self.give_up(Reason::Deadline),
+            State::Deciding | State::Waiting { .. } | State::Pausing { .. } => self.give_up(Reason::Deadline, now),
             _ => self.fail(Failure::Deadline(self.timing.allowed)),
         }
     }
 
     /// The cloud will not answer: the local result does, if there is one.
-    fn give_up(&mut self, reason: Reason) -> Vec<Action> {
+    fn give_up(&mut self, reason: Reason, now: Duration) -> Vec<Action> {
+        let mut actions = self.heard(Err(reason), now);
+        actions.extend(self.end_without_cloud(reason));
+        actions
+    }
+
+    fn end_without_cloud(&mut self, reason: Reason) -> Vec<Action> {
         if self.local.is_some() {
-            return self.answer_locally(reason);
+            return self.answer_locally(Status::Uncertified, reason);
         }
         if let Some(fault) = self.fault.take() {
             return self.fail(Failure::Engine(fault));
@@ -471,16 +561,24 @@ impl Row {
         }
     }
 
-    fn answer_locally(&mut self, reason: Reason) -> Vec<Action> {
+    /// What the router learns of an offload, if there was one.
+    fn heard(&mut self, outcome: Result<(), Reason>, now: Duration) -> Vec<Action> {
+        let asked_at = self.asked_at.take();
+        asked_at.map(|at| Action::Heard { outcome, waited: now.saturating_sub(at) }).into_iter().collect()
+    }
+
+    fn answer_locally(&mut self, status: Status, reason: Reason) -> Vec<Action> {
         let Some(Local { result, source }) = self.local.take() else {
             return self.fail(Failure::Deadline(self.timing.allowed));
         };
-        // That the device failed is the rarer news, and the one to act upon.
-        let reason = if result.stand_in { Reason::DeviceFault } else { reason };
+        // That the device failed is the rarer news, and the one to act upon; and no certificate is about the CPU in its place.
+        let (status, reason) =
+            if result.stand_in { (Status::Uncertified, Reason::DeviceFault) } else { (status, reason) };
         self.finish(Answer {
             outputs: result.outputs,
             source,
-            status: Status::Uncertified,
+            // Only a cloud model's outputs are the cloud's.
+            status: if status == Status::Certified { status } else { Status::Uncertified },
             reason,
             confidence: result.score,
             origin: Origin::Edge { stand_in: result.stand_in },

@@ -2,12 +2,14 @@
 
 use std::time::Duration;
 
+use hedge_certify::Fingerprint;
 use hedge_tensor::Tensor;
 use hedge_wire::{BootId, GatewayPresence};
 use rand::{Rng, RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
 use super::*;
+use crate::route::{EdgeSide, Purpose, RouteSettings, Router};
 
 const MS: Duration = Duration::from_millis(1);
 const ALLOWED: Duration = Duration::from_millis(1000);
@@ -49,11 +51,27 @@ fn outputs(n: f32) -> Outputs {
 }
 
 fn sure() -> LocalResult {
-    LocalResult { outputs: outputs(1.0), score: Some(0.9), stand_in: false }
+    result(1.0, 0.9)
 }
 
 fn unsure() -> LocalResult {
-    LocalResult { outputs: outputs(2.0), score: Some(0.1), stand_in: false }
+    result(2.0, 0.1)
+}
+
+fn result(output: f32, score: f32) -> LocalResult {
+    let features = Features { margin: score, msp: score, ..Features::of(&[1.0, 0.0]) };
+    LocalResult { outputs: outputs(output), score: Some(score), features: Some(features), stand_in: false }
+}
+
+/// Without a contract: a score of 0.5 stays.
+fn router(offload: Offload) -> Router {
+    let side = EdgeSide {
+        edge: Fingerprint([1; 32]),
+        device_class: "cpu".into(),
+        transforms: Fingerprint([2; 32]),
+        comparison: "top-class".into(),
+    };
+    Router::new(RouteSettings::uncertified(0.5, offload), side).unwrap()
 }
 
 fn verdict() -> Event {
@@ -67,6 +85,9 @@ fn miss() -> Event {
 /// A row, the world around it, and what it has done.
 struct Bench {
     row: Row,
+    router: Router,
+    /// Decided in the router's place.
+    forced: Option<Decision>,
     view: CloudView,
     now: Duration,
     done: Vec<Action>,
@@ -74,9 +95,10 @@ struct Bench {
 
 impl Bench {
     fn new(place: Place, offload: Offload, view: CloudView) -> Self {
-        let policy = RowPolicy { place, offload, threshold: 0.5, cloud_model: digits() };
+        let policy = RowPolicy { place, offload, cloud_model: digits() };
         let timing = Timing { arrived: ms(500), allowed: ALLOWED, retry_after: RETRY_AFTER, jitter: 0.5 };
-        Self { row: Row::new(policy, timing), view, now: ms(500), done: Vec::new() }
+        let row = Row::new(policy, timing);
+        Self { row, router: router(offload), forced: None, view, now: ms(500), done: Vec::new() }
     }
 
     fn auto(view: CloudView) -> Self {
@@ -84,8 +106,17 @@ impl Bench {
     }
 
     fn give(mut self, event: Event) -> Self {
-        let actions = self.row.on(event, &self.view, self.now);
+        let mut actions = self.row.on(event, &self.view, self.now);
+        if let Some(Action::Decide(ask)) = actions.last() {
+            let decision = self.forced.unwrap_or_else(|| self.router.decide(ask, 100, self.now));
+            actions.extend(self.row.on(Event::Decided(decision), &self.view, self.now));
+        }
         self.done.extend(actions);
+        self
+    }
+
+    fn deciding(mut self, decision: Decision) -> Self {
+        self.forced = Some(decision);
         self
     }
 
@@ -165,13 +196,13 @@ fn a_sure_local_answer_stays_local_and_says_that_nothing_certifies_it() {
 
 #[test]
 fn a_score_exactly_at_the_threshold_stays_local() {
-    let at = LocalResult { score: Some(0.5), ..sure() };
+    let at = result(1.0, 0.5);
     Bench::auto(online()).ran(at).answered(Source::Edge, Status::Uncertified, Reason::NoCertificate);
 }
 
 #[test]
 fn a_model_without_scores_is_never_offloaded() {
-    let none = LocalResult { score: None, ..sure() };
+    let none = LocalResult { score: None, features: None, ..sure() };
     let bench = Bench::auto(online()).ran(none);
     bench.answered(Source::Edge, Status::Uncertified, Reason::NoCertificate);
     assert_eq!(bench.publishes(), []);
@@ -434,6 +465,7 @@ fn whatever_happens_each_row_ends_once_and_in_time() {
         let offload = [Offload::Auto, Offload::Never][random.random_range(0..2)];
         let mut bench = Bench::new(place, offload, if random.random_bool(0.8) { online() } else { offline() });
         bench.row.timing.jitter = random.random();
+        bench.forced = any_decision(&mut random);
         bench = bench.give(Event::Arrived);
         let deadline = bench.row.deadline();
         while bench.now < deadline {
@@ -460,7 +492,11 @@ fn check_rules(bench: &Bench, place: Place, offload: Offload, seed: u64) {
     assert!(bench.publishes().iter().all(|(_, left)| *left >= LEAST_USEFUL), "seed {seed}");
     if place == Place::Edge || offload == Offload::Never {
         assert!(attempts.is_empty(), "seed {seed}: it left the device");
+        let audits = bench.done.iter().any(|action| matches!(action, Action::Audit { .. }));
+        assert!(!audits, "seed {seed}: it would leave the device later");
     }
+    let heard = bench.done.iter().filter(|action| matches!(action, Action::Heard { .. })).count();
+    assert_eq!(heard, usize::from(!attempts.is_empty()), "seed {seed}: the router hears of each offload once");
     let runs = bench.done.iter().filter(|action| **action == Action::RunLocal).count();
     assert!(runs <= 1, "seed {seed}: ran {runs} times");
     if let [Ok(answer)] = bench.ends()[..] {
@@ -468,8 +504,24 @@ fn check_rules(bench: &Bench, place: Place, offload: Offload, seed: u64) {
         assert_eq!(from_the_cloud, answer.status == Status::Cloud, "seed {seed}: {answer:?}");
         assert!(place != Place::Cloud || from_the_cloud, "seed {seed}: a local answer for place = cloud");
         assert!(place != Place::Edge || !from_the_cloud, "seed {seed}: a cloud answer for place = edge");
-        assert!(answer.status != Status::Certified, "seed {seed}: nothing is certified");
+        let decided = matches!(bench.forced, Some(Decision::Local { status: Status::Certified, .. }));
+        assert!(answer.status != Status::Certified || decided, "seed {seed}: nothing certifies {answer:?}");
     }
+}
+
+/// Also what no router would say.
+fn any_decision(random: &mut impl Rng) -> Option<Decision> {
+    let status = [Status::Uncertified, Status::Certified, Status::Cloud][random.random_range(0..3)];
+    let ticket = random.random_bool(0.5).then(ticket);
+    match random.random_range(0..3) {
+        0 => None,
+        1 => Some(Decision::Local { status, reason: Reason::InsideCertificate, audit: ticket }),
+        _ => Some(Decision::Offload { reason: Reason::BelowThreshold, label: ticket }),
+    }
+}
+
+fn ticket() -> Ticket {
+    Ticket { epoch: 1, request: 7, purpose: Purpose::Audit, propensity: 0.02 }
 }
 
 fn any_event(random: &mut impl Rng) -> Event {
@@ -499,4 +551,31 @@ fn an_answer_of_the_stand_in_says_that_the_device_failed() {
     assert_eq!(bench.answer().origin, Origin::Edge { stand_in: true });
     let unsure = LocalResult { stand_in: true, ..unsure() };
     Bench::auto(offline()).ran(unsure).answered(Source::Edge, Status::Uncertified, Reason::DeviceFault);
+}
+
+#[test]
+fn a_certified_answer_is_what_the_router_says_and_may_be_audited() {
+    let inside =
+        Decision::Local { status: Status::Certified, reason: Reason::InsideCertificate, audit: Some(ticket()) };
+    let bench = Bench::auto(online()).deciding(inside).ran(sure());
+    bench.answered(Source::Edge, Status::Certified, Reason::InsideCertificate);
+    assert!(bench.done.contains(&Action::Audit { ticket: ticket(), local: sure() }));
+    let stand_in = LocalResult { stand_in: true, ..sure() };
+    let other = Bench::auto(online()).deciding(inside).ran(stand_in);
+    other.answered(Source::Edge, Status::Uncertified, Reason::DeviceFault);
+}
+
+#[test]
+fn a_verdict_asked_for_as_a_label_is_one_and_the_router_hears_how_long_it_took() {
+    let alarm = Decision::Offload { reason: Reason::Alarm, label: Some(ticket()) };
+    let asked = || Bench::auto(online()).deciding(alarm).ran(sure());
+    let bench = asked().after(ms(30)).give(verdict());
+    bench.answered(Source::Cloud, Status::Cloud, Reason::Alarm);
+    let label = Action::Label { ticket: ticket(), local: sure(), verdict: outputs(3.0), cloud: CLOUD };
+    assert!(bench.done.contains(&label));
+    assert!(bench.done.contains(&Action::Heard { outcome: Ok(()), waited: ms(30) }));
+    let cut = asked().after(ms(9)).give(Event::LinkDown);
+    cut.answered(Source::Edge, Status::Uncertified, Reason::LinkDown);
+    assert!(cut.done.contains(&Action::Heard { outcome: Err(Reason::LinkDown), waited: ms(9) }));
+    assert!(!cut.done.iter().any(|action| matches!(action, Action::Label { .. })));
 }

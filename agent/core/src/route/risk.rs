@@ -1,0 +1,130 @@
+//! How likely a local answer of some score differs from the cloud's: what budgets weigh offloads by.
+//!
+//! Labels are counted per interval of the certificate's grid and made monotone in the score (isotonic regression by
+//! pooling adjacent violators); between the thresholds the estimate is interpolated. Where labels are few the score itself counts:
+//! an agreement head's score is the probability of agreement, and half of it is taken for a softmax score.
+//!
+//! It orders requests under a budget and nothing else: no status depends on it, so it may learn from the labels of requests
+//! that it chose itself.
+
+use hedge_certify::{Certificate, Labelled, Scoring};
+use serde::{Deserialize, Serialize};
+
+/// How many labels the score alone is worth.
+const PRIOR: f32 = 2.0;
+/// An interval with more labels forgets the older half.
+const MEMORY: f32 = 400.0;
+/// How much of the estimate is the score's own, so that equal estimates are still ordered.
+const OWN: f32 = 0.05;
+
+/// The estimate for one certificate.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub(crate) struct Risk {
+    /// Of the disagreement that a score without any confidence stands for.
+    scale: f32,
+    /// The grid's, descending.
+    thresholds: Vec<f32>,
+    /// One more than thresholds: above the first, …, below the last.
+    intervals: Vec<Interval>,
+}
+
+#[derive(Clone, Copy, PartialEq, Debug, Default, Serialize, Deserialize)]
+struct Interval {
+    labels: f32,
+    differing: f32,
+    estimate: f32,
+}
+
+impl Risk {
+    /// What nobody has labelled yet.
+    pub(crate) fn new(certificate: &Certificate) -> Self {
+        let thresholds = certificate.grid.thresholds().to_vec();
+        let scale = if matches!(certificate.scoring, Scoring::Head(_)) { 1.0 } else { 0.5 };
+        let mut risk = Self { scale, intervals: vec![Interval::default(); thresholds.len() + 1], thresholds };
+        risk.fit();
+        risk
+    }
+
+    /// What these labels say.
+    pub(crate) fn of(certificate: &Certificate, labels: &[Labelled]) -> Self {
+        let mut risk = Self::new(certificate);
+        for label in labels {
+            risk.count(label.score, label.differs);
+        }
+        risk.fit();
+        risk
+    }
+
+    pub(crate) fn learn(&mut self, score: f32, differs: bool) {
+        self.count(score, differs);
+        self.fit();
+    }
+
+    /// The probability (0..1) that the local answer of this score differs.
+    pub(crate) fn of_score(&self, score: f32) -> f64 {
+        let at = self.interval(score);
+        let own = self.prior(score);
+        let value = self.intervals[at].estimate;
+        // Interpolated towards the neighbour that is nearer; at a threshold the mean of both sides.
+        let interpolated = match (at.checked_sub(1).map(|above| self.thresholds[above]), self.thresholds.get(at)) {
+            (Some(high), Some(&low)) if high > low => {
+                let depth = ((high - score) / (high - low)).clamp(0.0, 1.0);
+                let above = 0.5 * (value + self.intervals[at - 1].estimate);
+                let below = 0.5 * (value + self.intervals[at + 1].estimate);
+                above + depth * (below - above)
+            }
+            _ => value,
+        };
+        f64::from(((1.0 - OWN) * interpolated + OWN * own).clamp(0.0, 1.0))
+    }
+
+    fn count(&mut self, score: f32, differs: bool) {
+        let at = self.interval(score);
+        let interval = &mut self.intervals[at];
+        if interval.labels >= MEMORY {
+            interval.labels /= 2.0;
+            interval.differing /= 2.0;
+        }
+        interval.labels += 1.0;
+        interval.differing += f32::from(u8::from(differs));
+    }
+
+    /// Estimates that do not fall from the surest interval to the least sure one.
+    fn fit(&mut self) {
+        let mut blocks: Vec<(f32, f32, usize)> = Vec::with_capacity(self.intervals.len());
+        for at in 0..self.intervals.len() {
+            let Interval { labels, differing, .. } = self.intervals[at];
+            let middle = match (at.checked_sub(1).map(|above| self.thresholds[above]), self.thresholds.get(at)) {
+                (Some(high), Some(&low)) => 0.5 * (high + low),
+                (None, Some(&low)) => low,
+                (Some(high), None) => 0.5 * high,
+                (None, None) => 0.5,
+            };
+            let mut block = (labels + PRIOR, differing + PRIOR * self.prior(middle), 1);
+            while let Some(&(weight, sum, len)) = blocks.last() {
+                if sum / weight <= block.1 / block.0 {
+                    break;
+                }
+                blocks.pop();
+                block = (block.0 + weight, block.1 + sum, block.2 + len);
+            }
+            blocks.push(block);
+        }
+        let estimates = blocks.iter().flat_map(|&(weight, sum, len)| std::iter::repeat_n(sum / weight, len));
+        for (interval, estimate) in self.intervals.iter_mut().zip(estimates) {
+            interval.estimate = estimate;
+        }
+    }
+
+    fn prior(&self, score: f32) -> f32 {
+        let score = if score.is_nan() { 0.0 } else { score.clamp(0.0, 1.0) };
+        self.scale * (1.0 - score)
+    }
+
+    fn interval(&self, score: f32) -> usize {
+        if score.is_nan() {
+            return self.thresholds.len();
+        }
+        self.thresholds.partition_point(|&threshold| threshold > score)
+    }
+}
