@@ -272,6 +272,7 @@ impl Config {
             replies: gateway.dedup_replies,
             reply_bytes: gateway.dedup_bytes,
             reply_age: Duration::from_secs(gateway.dedup_age_secs),
+            ..Limits::default()
         }
     }
 
