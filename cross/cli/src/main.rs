@@ -33,7 +33,7 @@ enum Command {
     Bundle(commands::bundle::Bundle),
     /// Certifies which answers may stay on the device, simulates it, and reports on it.
     #[command(subcommand)]
-    Route(commands::route::Route),
+    Route(Box<commands::route::Route>),
     /// Lists the devices that the probe found and why some are refused, or how the devices of a running agent do.
     Devices(commands::devices::Devices),
 }
@@ -48,7 +48,7 @@ fn main() -> ExitCode {
         Command::Zoo(zoo) => commands::quietly(|| commands::zoo::run(zoo)),
         Command::Model(model) => commands::quietly(|| commands::model::run(model)),
         Command::Bundle(bundle) => commands::quietly(|| commands::bundle::run(bundle)),
-        Command::Route(route) => commands::quietly(|| commands::route::run(route)),
+        Command::Route(route) => commands::quietly(|| commands::route::run(&route)),
         Command::Devices(devices) => commands::quietly(|| commands::devices::run(&devices)),
     };
     match outcome {

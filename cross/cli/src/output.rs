@@ -41,3 +41,19 @@ pub(crate) fn progress(what: &str, steps: u64) -> ProgressBar {
         .unwrap_or_else(|_| ProgressStyle::default_bar());
     ProgressBar::new(steps).with_style(style).with_prefix(what.to_owned())
 }
+
+/// A share of 0 to 1 in percent, with as many digits as it needs.
+pub(crate) fn percent(share: f64) -> String {
+    let text = format!("{:.2}", 100.0 * share);
+    format!("{} %", text.trim_end_matches('0').trim_end_matches('.'))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_are_written_with_the_digits_that_they_need() {
+        assert_eq!([0.0, 0.005, 0.1, 0.12345, 1.0].map(percent), ["0 %", "0.5 %", "10 %", "12.35 %", "100 %"]);
+    }
+}

@@ -50,6 +50,11 @@ pub(crate) fn run(zoo: Zoo) -> Result<()> {
     }
 }
 
+/// What the bundled edge model's bundle says of it.
+pub(crate) fn digits_manifest() -> Result<hedge_bundle::Manifest> {
+    export::manifest(export::Which::Edge)
+}
+
 fn train_digits(train: &Train) -> Result<()> {
     let mut bar = Bar::default();
     let models = digits::train_digits(train.seed, &mut |progress| bar.show(&progress))?;

@@ -2,10 +2,13 @@
 
 use anyhow::{Context, Result, bail};
 use hedge_bundle::Comparison;
-use hedge_certify::top_class;
+use hedge_certify::{Features, top_class};
 use hedge_engine::{DeviceChoice, Model};
 use hedge_graph::Graph;
 use hedge_tensor::{NamedTensor, Tensor};
+
+/// Requests asked at once of models that take several.
+const BATCH: usize = 100;
 
 /// Both models, and when their answers differ.
 pub(super) struct Duo {
@@ -17,14 +20,13 @@ pub(super) struct Duo {
 }
 
 /// What both said to one request.
+#[derive(Clone, Copy)]
 pub(super) struct Asked {
-    /// The edge model's logits.
-    pub(super) logits: Vec<f32>,
+    /// Of the edge model's logits.
+    pub(super) features: Features,
     /// Whether the answers differ.
     pub(super) differs: bool,
-    /// The edge model's top class.
-    pub(super) edge: u32,
-    /// The cloud model's, if it gives logits of that name, too.
+    /// The cloud model's top class, if it gives logits of that name, too.
     pub(super) cloud: Option<u32>,
 }
 
@@ -42,6 +44,11 @@ impl Duo {
         Ok(Duo { edge: load(edge, "edge")?, cloud: load(cloud, "cloud")?, comparison, logits })
     }
 
+    /// How many requests to ask at once.
+    pub(super) fn batch(&self) -> usize {
+        if self.edge.signature().batched && self.cloud.signature().batched { BATCH } else { 1 }
+    }
+
     /// Asks both the rows of `inputs`: each model gets those that it takes.
     pub(super) fn ask(&mut self, inputs: &[NamedTensor]) -> Result<Vec<Asked>> {
         let (edge, cloud) = (run(&mut self.edge, inputs, "edge")?, run(&mut self.cloud, inputs, "cloud")?);
@@ -53,14 +60,11 @@ impl Duo {
             bail!("the edge model answers {} rows, the cloud model {}; they must be as many", ours.len(), theirs.len());
         }
         let asked = |(index, (ours, theirs)): (usize, (&Tensor, &Tensor))| {
-            let logits = numbers(&logits[index], &self.logits)?;
-            let class = |logits: &[f32]| u32::try_from(top_class(logits)).unwrap_or(u32::MAX);
             let cloud = cloud_logits.as_ref().and_then(|rows| numbers(rows.get(index)?, &self.logits).ok());
             Ok(Asked {
+                features: Features::of(&numbers(&logits[index], &self.logits)?),
                 differs: self.comparison.differs(ours, theirs)?,
-                edge: class(&logits),
-                cloud: cloud.as_deref().map(class),
-                logits,
+                cloud: cloud.and_then(|logits| u32::try_from(top_class(&logits)).ok()),
             })
         };
         ours.iter().zip(&theirs).enumerate().map(asked).collect()

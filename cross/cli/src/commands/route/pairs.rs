@@ -1,68 +1,67 @@
-//! `hedge route pairs`: a pairs file of a bundled task, calm or under drift.
+//! `hedge route pairs`: a pairs file of a bundled task, calm or under drift, or of a data file.
 
 use std::path::PathBuf;
 
 use anyhow::Result;
-use clap::Args;
-use hedge_certify::Score;
+use clap::{ArgGroup, Args};
+use hedge_certify::Scoring;
 
-use super::digits::{Field, Models};
-use super::duo::Asked;
+use super::gather::{Gathered, Seen, Source};
 use super::pairs_file::{Pair, Split, write};
-use crate::output::say;
+use super::score_choice::ScoreChoice;
+use crate::output::{percent, say};
 
 /// `hedge route pairs`.
 #[derive(Args)]
+#[command(group(ArgGroup::new("requests").required(true)))]
 pub(crate) struct Pairs {
     #[command(flatten)]
-    models: Models,
-    #[command(flatten)]
-    field: Field,
-    /// Requests of split `tune`: scores to choose thresholds from.
-    #[arg(long, value_name = "N", default_value_t = 20_000)]
-    tune: usize,
-    /// Requests of split `cal`: scores and agreement to certify by.
-    #[arg(long, value_name = "N", default_value_t = 40_000)]
-    cal: usize,
-    /// Which number stands for an answer's confidence: margin or msp.
-    #[arg(long, default_value_t = Score::Margin)]
-    score: Score,
+    source: Source,
+    /// Which number stands for an answer's confidence.
+    #[arg(long, value_enum, default_value = "margin")]
+    score: ScoreChoice,
     /// The pairs file: score,agree,split and, of each request, the true class and both models' answers.
     #[arg(short, long, value_name = "P.csv")]
     output: PathBuf,
 }
 
 pub(super) fn run(args: &Pairs) -> Result<()> {
-    let mut duo = args.models.load()?;
-    let conditions = args.field.conditions()?;
-    let mut pairs = Vec::with_capacity(args.tune + args.cal);
-    for (split, count) in [(Split::Tune, args.tune), (Split::Cal, args.cal)] {
-        let stream = args.field.stream(conditions, split);
-        super::digits::ask(&mut duo, stream, count, split.name(), |label, asked| {
-            pairs.push(pair(args.score, split, label, &asked));
-        })?;
-    }
+    let (_, gathered) = args.source.gather(args.score.fits())?;
+    let chosen = args.score.settle(&gathered)?;
+    let pairs = pairs(&chosen.scoring, &gathered);
     write(&args.output, &pairs)?;
     let differ = pairs.iter().filter(|pair| !pair.agree).count();
     say(
         None,
         format_args!(
-            "wrote {}: {} requests, on {:.2} % of which the models differ",
+            "wrote {}: {} requests by {}, on {} of which the models differ",
             args.output.display(),
             pairs.len(),
-            100.0 * differ as f64 / pairs.len().max(1) as f64
+            chosen.scoring.name(),
+            percent(differ as f64 / pairs.len() as f64)
         ),
     );
     Ok(())
 }
 
-fn pair(score: Score, split: Split, label: u8, asked: &Asked) -> Pair {
+/// The parts tune and calibration as the lines of a pairs file.
+pub(super) fn pairs(scoring: &Scoring, gathered: &Gathered) -> Vec<Pair> {
+    let of = |split, part: &[Seen]| part.iter().map(|seen| pair(scoring, split, seen)).collect::<Vec<_>>();
+    [of(Split::Tune, &gathered.tune), of(Split::Cal, &gathered.cal)].concat()
+}
+
+fn pair(scoring: &Scoring, split: Split, seen: &Seen) -> Pair {
     Pair {
-        score: score.of(&asked.logits),
-        agree: !asked.differs,
+        score: shortest(scoring.score(&seen.features)),
+        agree: !seen.differs,
         split,
-        label: Some(u32::from(label)),
-        edge: Some(asked.edge),
-        cloud: asked.cloud,
+        label: seen.label,
+        edge: Some(seen.edge),
+        cloud: seen.cloud,
     }
+}
+
+/// The double that is written with the fewest digits among those that are this `f32`: files stay small, and order is kept.
+pub(super) fn shortest(score: f32) -> f64 {
+    score.to_string().parse().unwrap_or(f64::from(score))
 }

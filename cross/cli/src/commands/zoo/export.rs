@@ -32,7 +32,7 @@ pub(crate) struct Export {
 
 /// The models of a task.
 #[derive(Clone, Copy, ValueEnum)]
-enum Which {
+pub(super) enum Which {
     /// The small one.
     Edge,
     /// The large one.
@@ -55,7 +55,7 @@ pub(super) fn run(args: &Export) -> Result<()> {
     Ok(())
 }
 
-fn manifest(model: Which) -> Result<Manifest> {
+pub(super) fn manifest(model: Which) -> Result<Manifest> {
     let known = digits::manifest();
     let mut manifest = Manifest::named(ModelName::parse(&known.name)?, ModelVersion::parse("1")?);
     let (what, accuracy) = match model {

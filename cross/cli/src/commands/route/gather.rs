@@ -1,0 +1,165 @@
+//! Requests of a task or a data file, asked of both models, each for one part: fit, tune or calibration.
+
+use std::path::PathBuf;
+
+use anyhow::Result;
+use clap::Args;
+use hedge_certify::{Features, Role};
+use hedge_tensor::{NamedTensor, Tensor};
+use hedge_zoo::digits;
+use indicatif::ProgressBar;
+use rand::{RngExt, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+
+use super::data_file::DataFile;
+use super::duo::{Asked, Duo};
+use super::field::Field;
+use super::models::{Loaded, Models, Task};
+use crate::failure::bad_usage;
+use crate::output::progress;
+
+/// Where requests come from, and who is asked.
+#[derive(Args)]
+pub(super) struct Source {
+    /// Asks the requests of a bundled task.
+    #[arg(long, value_enum, group = "requests")]
+    task: Option<Task>,
+    /// Asks the samples of a safetensors file: a tensor for each model input, samples along the first dimension; and, where
+    /// wanted, `split` (0 fit, 1 tune, 2 calibration; default: drawn at random) and `label`.
+    #[arg(long, value_name = "D.safetensors", group = "requests", requires_all = ["bundle", "teacher"])]
+    pub(super) data: Option<PathBuf>,
+    #[command(flatten)]
+    pub(super) models: Models,
+    /// The task's requests to fit the agreement head on, where that is a choice.
+    #[arg(long, value_name = "N", default_value_t = 5_000)]
+    fit: usize,
+    /// The task's requests to choose score and thresholds from.
+    #[arg(long, value_name = "N", default_value_t = 20_000)]
+    tune: usize,
+    /// The task's requests to certify by.
+    #[arg(long, value_name = "N", default_value_t = 40_000)]
+    cal: usize,
+    /// The seed of requests, and of what a data file's samples are for.
+    #[arg(long, value_name = "S", default_value_t = digits::SEED)]
+    pub(super) seed: u64,
+    #[command(flatten)]
+    field: Field,
+}
+
+/// What both models said to one request.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Seen {
+    pub(super) features: Features,
+    pub(super) differs: bool,
+    /// The true class.
+    pub(super) label: Option<u32>,
+    /// The edge model's class.
+    pub(super) edge: u32,
+    /// The cloud model's.
+    pub(super) cloud: Option<u32>,
+}
+
+/// Answers by what they are for.
+#[derive(Default)]
+pub(super) struct Gathered {
+    pub(super) fit: Vec<Seen>,
+    pub(super) tune: Vec<Seen>,
+    pub(super) cal: Vec<Seen>,
+}
+
+impl Gathered {
+    fn part(&mut self, role: Role) -> &mut Vec<Seen> {
+        match role {
+            Role::Fit => &mut self.fit,
+            Role::Tune => &mut self.tune,
+            Role::Calibration => &mut self.cal,
+        }
+    }
+}
+
+impl Source {
+    /// Loads the models and asks them; without `fit` no request is spent on the agreement head.
+    pub(super) fn gather(&self, fit: bool) -> Result<(Loaded, Gathered)> {
+        let mut loaded = self.models.load()?;
+        let gathered = match &self.data {
+            Some(path) => self.ask_data(&mut loaded.duo, &DataFile::read(path)?, fit)?,
+            None => self.ask_task(&mut loaded.duo, fit)?,
+        };
+        if gathered.tune.is_empty() || gathered.cal.is_empty() {
+            return Err(bad_usage(
+                "there is no request of part tune or of part calibration",
+                "give samples of both in `split` (1 and 2), or --tune and --cal of at least 1",
+            ));
+        }
+        Ok((loaded, gathered))
+    }
+
+    fn ask_task(&self, duo: &mut Duo, fit: bool) -> Result<Gathered> {
+        let mut gathered = Gathered::default();
+        for (role, split, count) in [
+            // Exchangeable with neither needs to be; it is of the field, as the others, and apart from them.
+            (Role::Fit, digits::Split::Audit, if fit { self.fit } else { 0 }),
+            (Role::Tune, digits::Split::Tune, self.tune),
+            (Role::Calibration, digits::Split::Calibration, self.cal),
+        ] {
+            let mut stream = self.field.stream(split, self.seed)?;
+            let bar = progress(&format!("asking both: {role}"), count as u64);
+            let part = gathered.part(role);
+            while part.len() < count {
+                let batch = stream.by_ref().take(duo.batch().min(count - part.len()));
+                let (images, labels): (Vec<Tensor>, Vec<_>) =
+                    batch.map(|sample| (sample.image, Some(u32::from(sample.label)))).unzip();
+                ask(duo, &[NamedTensor::new(digits::INPUT, Tensor::stack(&images)?)], &labels, &bar, part)?;
+            }
+            bar.finish_and_clear();
+        }
+        Ok(gathered)
+    }
+
+    fn ask_data(&self, duo: &mut Duo, data: &DataFile, fit: bool) -> Result<Gathered> {
+        let roles = data.roles.clone().unwrap_or_else(|| drawn_roles(data.samples(), self.seed, fit));
+        let mut gathered = Gathered::default();
+        for role in Role::ALL {
+            let samples: Vec<usize> = (0..data.samples()).filter(|&sample| roles[sample] == role).collect();
+            if role == Role::Fit && !fit {
+                continue;
+            }
+            let bar = progress(&format!("asking both: {role}"), samples.len() as u64);
+            for batch in samples.chunks(duo.batch()) {
+                let (inputs, labels) = data.batch(batch)?;
+                ask(duo, &inputs, &labels, &bar, gathered.part(role))?;
+            }
+            bar.finish_and_clear();
+        }
+        Ok(gathered)
+    }
+}
+
+fn ask(
+    duo: &mut Duo,
+    inputs: &[NamedTensor],
+    labels: &[Option<u32>],
+    bar: &ProgressBar,
+    part: &mut Vec<Seen>,
+) -> Result<()> {
+    let asked = duo.ask(inputs)?;
+    bar.inc(asked.len() as u64);
+    part.extend(asked.iter().zip(labels).map(|(asked, &label)| seen(asked, label)));
+    Ok(())
+}
+
+fn seen(asked: &Asked, label: Option<u32>) -> Seen {
+    let Asked { features, differs, cloud } = *asked;
+    Seen { features, differs, label, edge: features.class, cloud }
+}
+
+/// A fifth of the samples each to fit and to tune, the others to certify; by coins that know nothing of answers.
+fn drawn_roles(samples: usize, seed: u64, fit: bool) -> Vec<Role> {
+    let mut coins = ChaCha8Rng::seed_from_u64(seed);
+    let role = |_| match coins.random_range(0..5) {
+        0 if fit => Role::Fit,
+        1 => Role::Tune,
+        _ => Role::Calibration,
+    };
+    (0..samples).map(role).collect()
+}
