@@ -29,7 +29,9 @@ pub struct MonitorConfig {
     pub delta_a: f64,
     /// Probability of an audit while scores are as they were.
     pub audit_rate: f64,
-    /// Probability of an audit after a shift of the scores.
+    /// Audits per request after a shift of the scores, answered locally or not: under the local contract, a local answer is
+    /// then audited with this probability divided by the share of local answers in the window before. It bounds what the boost
+    /// costs, and labels come as fast however few answers a drift leaves local.
     pub boost_rate: f64,
     /// Scores in a window.
     pub window: u32,
@@ -95,6 +97,10 @@ pub struct Monitor {
     config: MonitorConfig,
     grid: Grid,
     window: ScoreWindow,
+    /// Local answers in the window so far.
+    window_local: u32,
+    /// Share of local answers in the last full window; 1 before there is one.
+    local_share: f64,
     alarm: EProcess,
     boost: Boost,
     /// Whether the class asks for more audits, whatever this stream's own scores say.
@@ -116,6 +122,8 @@ impl Monitor {
             config,
             grid: grid.clone(),
             window: ScoreWindow::new(grid),
+            window_local: 0,
+            local_share: 1.0,
             alarm: EProcess::of(config.contract, config.alpha, config.delta_a)?,
             boost: Boost::calm(&config),
             class_boost: false,
@@ -137,6 +145,7 @@ impl Monitor {
         // Before the window may close: this score must not choose the probability of its own audit.
         let audit = self.throw(local, coin);
         self.window.add(bin);
+        self.window_local += u32::from(local);
         if self.window.scores() >= self.config.window {
             self.close_window();
         }
@@ -180,10 +189,14 @@ impl Monitor {
         &self.alarm
     }
 
-    /// The probability with which the next request is audited.
+    /// The probability with which the next request is audited, if it is answered locally.
     #[must_use]
     pub fn rate(&self) -> f64 {
-        if self.class_boost { self.config.boost_rate } else { self.boost.rate() }
+        let rate = if self.class_boost { self.config.boost_rate } else { self.boost.rate() };
+        match self.config.contract {
+            Contract::Local if rate > self.config.audit_rate => (rate / self.local_share).min(1.0),
+            _ => rate,
+        }
     }
 
     /// Whether audits are more frequent than in calm times.
@@ -238,7 +251,9 @@ impl Monitor {
 
     fn close_window(&mut self) {
         let shifted = shift(&self.grid, self.window.counts()).p_value < self.config.p_value;
+        self.local_share = f64::from(self.window_local) / f64::from(self.window.scores());
         self.window.clear();
+        self.window_local = 0;
         self.counts.windows += 1;
         self.counts.shifted += u64::from(shifted);
         if shifted && !self.boosted() && self.renew_at.is_none() {
@@ -288,18 +303,31 @@ mod tests {
     }
 
     #[test]
+    fn a_boost_audits_as_many_requests_however_few_are_local() {
+        for (contract, rate) in [(Contract::Local, 0.8), (Contract::System, 0.2)] {
+            let mut monitor = monitor(contract);
+            for i in 0..500 {
+                monitor.observe(0.05, i % 4 == 0, 1.0);
+            }
+            assert_eq!(monitor.rate(), rate);
+            monitor.boost_class(true);
+            assert_eq!(monitor.rate(), rate);
+        }
+    }
+
+    #[test]
     fn a_shifted_window_boosts_and_a_clean_hold_lets_the_rate_decay() {
         let mut monitor = monitor(Contract::Local);
         for _ in 0..499 {
-            monitor.observe(0.05, false, 1.0);
+            monitor.observe(0.05, true, 1.0);
             assert!(!monitor.boosted());
         }
-        monitor.observe(0.05, false, 1.0);
+        monitor.observe(0.05, true, 1.0);
         assert_eq!(monitor.rate(), 0.2);
 
         let mut rates = Vec::new();
         for i in 0..500 * 9 {
-            monitor.observe(even(i), false, 1.0);
+            monitor.observe(even(i), true, 1.0);
             if i % 500 == 499 {
                 rates.push(monitor.rate());
             }

@@ -122,6 +122,14 @@ pub struct DriftReport {
     pub traces: Vec<Trace>,
 }
 
+impl DriftReport {
+    /// Whether the runs are in keeping with the bound on false alarms.
+    #[must_use]
+    pub fn keeps_promise(&self) -> bool {
+        f64::from(self.false_alarms) <= self.false_alarms_allowed * f64::from(self.runs)
+    }
+}
+
 /// Quantiles of the number of requests; `None` where the quantile is a run without an alarm.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize)]
 pub struct Quantiles {

@@ -65,9 +65,21 @@ impl Pool {
                 differs: label.differs,
             })
             .collect();
+        Ok(Self::of(requests))
+    }
+
+    /// Only those of its requests whose local answer differs; `None` where there are none.
+    #[must_use]
+    pub fn differing_only(&self) -> Option<Self> {
+        let requests: Vec<Request> =
+            self.requests.iter().copied().filter(|request| request.local && request.differs).collect();
+        (!requests.is_empty()).then(|| Self::of(requests))
+    }
+
+    fn of(requests: Vec<Request>) -> Self {
         let accepted = requests.iter().filter(|request| request.local).count() as u64;
         let differing = requests.iter().filter(|request| request.local && request.differs).count() as u64;
-        Ok(Self { requests, accepted, differing })
+        Self { requests, accepted, differing }
     }
 
     /// The true risk: the fraction that the contract names, in the pool.
