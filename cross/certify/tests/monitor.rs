@@ -25,7 +25,7 @@ fn step(monitor: &mut Monitor, random: &mut ChaCha8Rng, request: u32) -> Option<
     match random.random_range(0..100) {
         0 => monitor.label(random.random::<f64>() < 0.01),
         1 => monitor.lost(),
-        2 if request % 5 == 0 => monitor.boost_class(request % 2 == 0),
+        2 if request.is_multiple_of(5) => monitor.boost_class(request.is_multiple_of(2)),
         _ => (),
     }
     audit.map(|audit| audit.propensity)
