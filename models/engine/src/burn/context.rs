@@ -1,6 +1,7 @@
 //! The device a program runs on, and the types it computes in.
 
 use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use burn_backend::{Backend, BoolDType, DType as BurnType, DeviceOps, IntDType};
@@ -23,6 +24,7 @@ pub(crate) struct Context {
     half: bool,
     double: bool,
     on_cpu: Arc<Mutex<BTreeSet<String>>>,
+    on_threads: Arc<AtomicBool>,
 }
 
 impl Context {
@@ -34,7 +36,7 @@ impl Context {
         // Shaders add and multiply doubles on some adapters, but have no exponential or sine of them (SPIR-V's GLSL.std.450
         // ends at 32 bits): what compiles to one gives any number.
         let double = !gpu;
-        Context { device, int, bool, gpu, half, double, on_cpu: Arc::default() }
+        Context { device, int, bool, gpu, half, double, on_cpu: Arc::default(), on_threads: Arc::default() }
     }
 
     /// The same computations on the CPU without autodiff, for shapes and other small integers.
@@ -65,9 +67,24 @@ impl Context {
         }
     }
 
+    /// Notes that an operator was worth to be spread over threads.
+    pub(crate) fn note_threads(&self) {
+        self.on_threads.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether an operator was worth to be spread over threads so far.
+    pub(crate) fn needs_threads(&self) -> bool {
+        self.on_threads.load(Ordering::Relaxed)
+    }
+
     /// The labels of the nodes that ran on the CPU so far.
     pub(crate) fn on_cpu(&self) -> Vec<String> {
         self.on_cpu.lock().unwrap_or_else(PoisonError::into_inner).iter().cloned().collect()
+    }
+
+    /// Whether this is the CPU without autodiff, where kernels of our own may stand in for burn's.
+    pub(crate) fn is_plain_cpu(&self) -> bool {
+        !self.gpu && !self.is_autodiff()
     }
 
     /// Whether operations are recorded for gradients.

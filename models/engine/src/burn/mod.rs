@@ -59,7 +59,7 @@ impl Executor for BurnExecutor {
         let program = prepared.unwrap_or_else(|panic| {
             Err(PrepareError::Device { device: device.label(), why: panic_message(panic.as_ref()) })
         })?;
-        let visits_the_pool = !context.is_gpu() && program.count_of(&["Conv", "MaxPool", "AveragePool"]) > 1;
+        let visits_the_pool = !context.is_gpu() && program.steps_on_threads() > 1;
         Ok(Box::new(BurnRunnable { program, context, visits_the_pool }))
     }
 }
@@ -67,15 +67,16 @@ impl Executor for BurnExecutor {
 struct BurnRunnable {
     program: Program,
     context: Context,
-    /// Whether a run is handed to burn's thread pool as a whole. Each convolution hands its work over, however small, and
-    /// waits: two changes of thread, which are half of a small network's time. From within the pool they cost nothing.
+    /// Whether a run is handed to burn's thread pool as a whole, however small it is. Some of burn's kernels hand their work
+    /// over, however little, and wait: two changes of thread, which are half of a small network's time. From within the pool
+    /// they cost nothing.
     visits_the_pool: bool,
 }
 
 impl Runnable for BurnRunnable {
     fn run(&mut self, inputs: &[Tensor]) -> Result<Vec<Tensor>, RunError> {
         let run = || guarded(|| self.program.run(&self.context, host_values(inputs)).and_then(host_tensors));
-        if self.visits_the_pool { rayon::scope(|_| run()) } else { run() }
+        if self.visits_the_pool || self.context.needs_threads() { rayon::scope(|_| run()) } else { run() }
     }
 
     fn on_cpu(&self) -> Vec<String> {

@@ -94,10 +94,16 @@ impl<'a> Preparation<'a> {
         inputs.extend(captured.iter().map(|name| Some(self.resolve(name).into())));
         let outputs = node.outputs.iter().map(|name| (!name.is_empty()).then(|| self.define(name))).collect();
         let needs_cpu = self.context.is_gpu() && (gpu::lacks(&node.op) || self.makes_what_the_device_lacks(node));
-        let step =
+        let mut step =
             Step { node: node.display_name().to_owned(), op: node.qualified_op(), run, needs_cpu, inputs, outputs };
         if self.is_constant(&step) && !is_random(node) {
             return self.fold(step);
+        }
+        let constant = |index: usize| self.constants[step.inputs.get(index).copied().flatten()?.slot].clone();
+        let packed = ops::with_constants(node, self.context, constant);
+        if let Some(run) = packed.map_err(|error| wrong(node, error.to_string()))? {
+            step.run = run;
+            step.inputs.truncate(1);
         }
         self.steps.push(step);
         Ok(())

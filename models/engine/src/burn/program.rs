@@ -86,9 +86,15 @@ impl Program {
         self.outputs.iter().map(output).collect()
     }
 
-    /// How many steps run one of `ops`.
-    pub(super) fn count_of(&self, ops: &[&str]) -> usize {
-        self.steps.iter().filter(|step| ops.contains(&step.op.as_str())).count()
+    /// How many steps hand their work to burn's thread pool, however little it is.
+    pub(super) fn steps_on_threads(&self) -> usize {
+        let hands_over = |step: &&Step| match step.op.as_str() {
+            "AveragePool" | "ConvTranspose" => true,
+            // With constant weights it has a kernel that asks first, and no other input.
+            "Conv" => step.inputs.len() > 1,
+            _ => false,
+        };
+        self.steps.iter().filter(hands_over).count()
     }
 
     /// What was computed in this run, or a constant.

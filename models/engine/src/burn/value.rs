@@ -1,11 +1,14 @@
 //! A value between two operators: a tensor on the host, where shapes and other small integers stay, or on the device; a
 //! sequence of tensors; or an optional without an element (one with an element is that element).
 
+use std::borrow::Cow;
+
 use burn_backend::ops::{BoolTensorOps, FloatTensorOps, IntTensorOps};
 use burn_backend::{
     AllocationProperty, BoolStore, Bytes, DType as BurnType, FloatDType, IntDType, TensorData, TensorMetadata,
     read_sync,
 };
+use burn_dispatch::{BackendTensor, DispatchTensorKind};
 use hedge_tensor::{DType, Element, Tensor};
 
 use super::ops::OpError;
@@ -211,6 +214,14 @@ impl Value {
         host_tensor(data.map_err(|error| OpError::Device(error.to_string()))?, self.dtype)
     }
 
+    /// The elements of a float tensor in single precision on the CPU, where they lie if they lie there in order.
+    pub(crate) fn singles(&self) -> Result<Cow<'_, [f32]>, OpError> {
+        match &self.place {
+            Place::Device(tensor) => singles(tensor),
+            _ => Ok(Cow::Owned(self.clone().into_host()?.to_vec::<f32>()?)),
+        }
+    }
+
     /// The elements of an integer value, for operators that need them to know their output's shape.
     pub(crate) fn to_ints(&self) -> Result<Vec<i64>, OpError> {
         let tensor = self.clone().into_host()?;
@@ -226,6 +237,17 @@ impl Value {
         };
         Ok(ints)
     }
+}
+
+/// The elements of a tensor of single floats on the CPU in their order, where they lie if that is how they lie.
+pub(crate) fn singles(tensor: &Primitive) -> Result<Cow<'_, [f32]>, OpError> {
+    if let DispatchTensorKind::Flex(BackendTensor::Float(floats)) = &tensor.kind
+        && let Some(values) = floats.as_slice::<f32>()
+    {
+        return Ok(Cow::Borrowed(values));
+    }
+    let data = read_sync(B::float_into_data(tensor.clone())).map_err(|error| OpError::Device(error.to_string()))?;
+    data.try_into_vec::<f32>().map(Cow::Owned).map_err(|error| OpError::Device(format!("{error:?}")))
 }
 
 fn no_tensor() -> OpError {

@@ -8,7 +8,7 @@ use hedge_tensor::{DType, Tensor};
 use super::layout::expanded;
 use super::precision::{cast, empty, narrowed, widened};
 use super::window::{Window, WindowSpec, spatial_of};
-use super::{BoxOp, Builder, OpError, many, one, reshaped, size_of};
+use super::{BoxOp, Builder, OpError, many, one, packed, reshaped, size_of};
 use crate::burn::{B, Context, Primitive, Value};
 
 pub(super) fn builder(op: &str) -> Option<Builder> {
@@ -49,17 +49,8 @@ fn convolve(
     context: &Context,
 ) -> Result<Value, OpError> {
     let (input, kernel) = (x.shape(), weight.shape());
-    let spatial = spatial_of(&input)?;
-    if kernel.len() != input.len() || Some(input[1]) != kernel[1].checked_mul(groups) || kernel[0] % groups != 0 {
-        return Err(OpError::new(format!(
-            "an input of shape {input:?} does not fit weights {kernel:?} in {groups} groups"
-        )));
-    }
+    let window = placed(&input, &kernel, groups, spec)?;
     check_bias(bias.as_ref(), kernel[0])?;
-    let window = spec.resolve(spatial, Some(&kernel[2..]))?;
-    if window.kernel != kernel[2..] {
-        return Err(OpError::new(format!("kernel_shape is {:?}, but its weights are {kernel:?}", window.kernel)));
-    }
     let dtype = x.dtype();
     let shape = [&[input[0], kernel[0]], window.outputs.as_slice()].concat();
     if let Some(empty) = empty(dtype, &shape)? {
@@ -69,12 +60,35 @@ fn convolve(
         return only_bias(bias, dtype, &shape, context);
     }
     let (x, weight, bias) = arranged(x, weight, bias, context)?;
-    let y = match spatial.len() {
+    if context.is_plain_cpu()
+        && let Some(y) = packed::once(&x, &weight, bias.as_ref(), &window, groups, context)?
+    {
+        return Ok(Value::float(cast(y, dtype)));
+    }
+    let y = match window.kernel.len() {
         1 => B::conv1d(x, weight, bias, options(&window, groups)),
         2 => B::conv2d(x, weight, bias, options(&window, groups)),
         _ => B::conv3d(x, weight, bias, options(&window, groups)),
     };
     Ok(Value::float(cast(y, dtype)))
+}
+
+/// The places that weights of the shape `kernel` take on an input, if they fit it.
+pub(super) fn placed(input: &[usize], kernel: &[usize], groups: usize, spec: &WindowSpec) -> Result<Window, OpError> {
+    let spatial = spatial_of(input)?;
+    if kernel.len() != input.len()
+        || Some(input[1]) != kernel[1].checked_mul(groups)
+        || !kernel[0].is_multiple_of(groups)
+    {
+        return Err(OpError::new(format!(
+            "an input of shape {input:?} does not fit weights {kernel:?} in {groups} groups"
+        )));
+    }
+    let window = spec.resolve(spatial, Some(&kernel[2..]))?;
+    if window.kernel != kernel[2..] {
+        return Err(OpError::new(format!("kernel_shape is {:?}, but its weights are {kernel:?}", window.kernel)));
+    }
+    Ok(window)
 }
 
 /// Input, weights and bias on the device. Sums in 16 bits would drift, as a GPU's do,

@@ -18,6 +18,7 @@ mod convolution;
 mod deform;
 mod detect;
 mod determinant;
+mod direct;
 mod einsum;
 mod elementwise;
 mod exact;
@@ -37,9 +38,11 @@ mod movement;
 mod ngrams;
 mod normalize;
 mod number;
+mod packed;
 mod pad;
 mod pool;
 mod pool_host;
+mod pool_planes;
 mod precision;
 mod quantized;
 mod random;
@@ -52,6 +55,7 @@ mod running;
 mod scatter;
 mod sequence;
 mod signal;
+mod simd;
 mod slice;
 mod softmax;
 mod sort;
@@ -200,6 +204,20 @@ pub(crate) fn builder(domain: &str, op: &str) -> Option<Builder> {
         contrib::unofficial,
     ];
     families.iter().find_map(|family| family(op))
+}
+
+/// The node's operator with its constant inputs taken in, in the form that it needs them in; it takes its first input alone.
+/// `None` where nothing is gained by that. `constant` gives the inputs that are constants, by their index.
+pub(crate) fn with_constants(
+    node: &Node,
+    context: &Context,
+    constant: impl Fn(usize) -> Option<Value>,
+) -> Result<Option<BoxOp>, OpError> {
+    let official = node.domain.is_empty() || node.domain == "ai.onnx";
+    if official && node.op == "Conv" && context.is_plain_cpu() {
+        return packed::convolution(node, constant);
+    }
+    Ok(None)
 }
 
 /// The values of a node's inputs; absent optional ones are `None`.

@@ -1,13 +1,14 @@
 //! Pooling over windows and over whole planes.
 
 use burn_backend::ops::{ConvOptions, FloatTensorOps, ModuleOps, PadMode};
-use burn_backend::{FloatDType, Scalar, TensorMetadata};
+use burn_backend::{DType as BurnType, FloatDType, Scalar, TensorData, TensorMetadata};
 use hedge_graph::Node;
 use hedge_tensor::DType;
 
 use super::precision::{empty, narrowed, numbers, widened};
 use super::window::{Window, WindowSpec, spatial_of};
-use super::{BoxOp, Builder, OpError, on_host, one, pool_host, reshaped};
+use super::{BoxOp, Builder, OpError, on_host, one, pool_host, pool_planes, reshaped, simd};
+use crate::burn::value::singles;
 use crate::burn::{B, Context, Primitive, Value};
 
 pub(super) fn builder(op: &str) -> Option<Builder> {
@@ -56,13 +57,19 @@ fn largest(x: Primitive, shape: &[usize], window: &Window, context: &Context) ->
         [n, c, d, h, w] => {
             let y = largest_of_planes(planes(x, [n, c * d, h, w]), [h, w], &window.along(&[1, 2]), context);
             let plane = window.outputs[1] * window.outputs[2];
-            largest_of_planes(planes(y, [n, c, d, plane]), [d, plane], &window.along(&[0]), context)
+            let depths = Window { outputs: vec![window.outputs[0], plane], ..window.along(&[0]) };
+            largest_of_planes(planes(y, [n, c, d, plane]), [d, plane], &depths, context)
         }
         _ => largest_of_planes(x, [shape[2], shape[3]], window, context),
     }
 }
 
 fn largest_of_planes(x: Primitive, spatial: [usize; 2], window: &Window, context: &Context) -> Primitive {
+    if context.is_plain_cpu()
+        && let Some(y) = largest_in_rows(&x, spatial, window, context)
+    {
+        return y;
+    }
     let (x, padding) = if window.ceil || window.is_asymmetric() {
         // Shaders have no literal of infinity.
         let fill = if context.is_gpu() { f32::MIN } else { f32::NEG_INFINITY };
@@ -71,6 +78,18 @@ fn largest_of_planes(x: Primitive, spatial: [usize; 2], window: &Window, context
         (x, [window.pads[0].0, window.pads[1].0])
     };
     B::max_pool2d(x, pair(&window.kernel), pair(&window.strides), padding, pair(&window.dilations), false)
+}
+
+/// By vectors, where that is possible.
+fn largest_in_rows(x: &Primitive, spatial: [usize; 2], window: &Window, context: &Context) -> Option<Primitive> {
+    if x.dtype() != BurnType::F32 || !simd::is_available() {
+        return None;
+    }
+    let shape = x.shape();
+    let values = singles(x).ok()?;
+    let y = pool_planes::largest(&values, window.axis(0, spatial[0]), window.axis(1, spatial[1]))?;
+    let shape = [shape[0], shape[1], window.outputs[0], window.outputs[1]];
+    Some(B::float_from_data(TensorData::new(y, shape), &context.device))
 }
 
 fn average_pool(node: &Node, _: i64) -> Result<BoxOp, OpError> {

@@ -18,6 +18,18 @@ pub(super) struct Window {
     pub(super) ceil: bool,
 }
 
+/// A window along one spatial dimension of an input of known size.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Axis {
+    pub(super) input: usize,
+    pub(super) kernel: usize,
+    pub(super) stride: usize,
+    pub(super) dilation: usize,
+    /// The padding before the input; that behind it follows from `outputs`.
+    pub(super) pad: usize,
+    pub(super) outputs: usize,
+}
+
 /// How a node says its padding.
 #[derive(Clone, Debug)]
 enum Padding {
@@ -128,6 +140,18 @@ impl Window {
     /// Whether some dimension is padded differently at its two ends.
     pub(super) fn is_asymmetric(&self) -> bool {
         self.pads.iter().any(|(begin, end)| begin != end)
+    }
+
+    /// One dimension, over an input of this size.
+    pub(super) fn axis(&self, axis: usize, input: usize) -> Axis {
+        Axis {
+            input,
+            kernel: self.kernel[axis],
+            stride: self.strides[axis],
+            dilation: self.dilations[axis],
+            pad: self.pads[axis].0,
+            outputs: self.outputs[axis],
+        }
     }
 
     /// The elements from the window's first to its last along a dimension.
