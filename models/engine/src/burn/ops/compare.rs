@@ -43,18 +43,6 @@ pub(super) enum Comparison {
     LessOrEqual,
 }
 
-impl Comparison {
-    fn holds<T: PartialOrd>(self, a: &T, b: &T) -> bool {
-        match self {
-            Comparison::Equal => a == b,
-            Comparison::Greater => a > b,
-            Comparison::GreaterOrEqual => a >= b,
-            Comparison::Less => a < b,
-            Comparison::LessOrEqual => a <= b,
-        }
-    }
-}
-
 fn comparison(kind: Comparison) -> Result<BoxOp, OpError> {
     one(move |context, mut inputs| compare(inputs.take(0)?, inputs.take(1)?, kind, context))
 }
@@ -98,8 +86,23 @@ fn compare_exactly(a: Value, b: Value, kind: Comparison) -> Result<Value, OpErro
         return Err(OpError::new("booleans have no order"));
     }
     let (a, b) = (host_elements(a)?, host_elements(b)?);
-    let (shape, values) = with_elements!(a.dtype(), T => zip(&a, &b, |a: T, b: T| u8::from(kind.holds(&a, &b))))?;
+    let (shape, values) = with_elements!(a.dtype(), T => compared::<T>(&a, &b, kind))?;
     bool_tensor(shape, values)
+}
+
+/// A loop for each comparison: one that chose between them at each element would not be compiled to vectors.
+fn compared<T: Element + PartialOrd>(
+    a: &Tensor,
+    b: &Tensor,
+    kind: Comparison,
+) -> Result<(Vec<usize>, Vec<u8>), OpError> {
+    match kind {
+        Comparison::Equal => zip(a, b, |a: T, b: T| u8::from(a == b)),
+        Comparison::Greater => zip(a, b, |a: T, b: T| u8::from(a > b)),
+        Comparison::GreaterOrEqual => zip(a, b, |a: T, b: T| u8::from(a >= b)),
+        Comparison::Less => zip(a, b, |a: T, b: T| u8::from(a < b)),
+        Comparison::LessOrEqual => zip(a, b, |a: T, b: T| u8::from(a <= b)),
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -4,8 +4,8 @@
 //! x86: it is cut off to 32 bits (64 for the types of that width and `u32`), outside of which, and for NaN, it is the
 //! smallest integer, and then to the target's lowest bits. Integers wrap around.
 
-use burn_backend::FloatDType;
 use burn_backend::ops::{BoolTensorOps, FloatTensorOps, IntTensorOps};
+use burn_backend::{FloatDType, TensorData};
 use hedge_graph::Node;
 use hedge_tensor::{DType, Element, Tensor};
 
@@ -46,6 +46,11 @@ pub(super) fn converted(x: Value, to: DType, context: &Context) -> Result<Value,
     let from = x.dtype();
     if from == to {
         return Ok(x);
+    }
+    if to == DType::F32 && x.is_host() && context.is_plain_cpu() && !x.shape().is_empty() && !x.shape().contains(&0) {
+        let (shape, x) = (x.shape(), host_elements(x)?);
+        let singles = with_elements!(x.dtype(), S => x.to_vec::<S>()?.into_iter().map(Castable::single).collect());
+        return Ok(Value::float(B::float_from_data(TensorData::new::<f32, _>(singles, shape), &context.device)));
     }
     if x.is_host() || !to.is_float() || !context.has(to) {
         return converted_on_host(&host_elements(x)?, to);
@@ -111,6 +116,8 @@ pub(super) trait Castable: Element {
     fn widen(self) -> Wide;
     /// The value as ONNX's `Cast` makes it.
     fn narrow(wide: Wide) -> Self;
+    /// The nearest single float: what [`Castable::narrow`] makes of the value, in one step.
+    fn single(self) -> f32;
 }
 
 macro_rules! integer_number {
@@ -125,6 +132,10 @@ macro_rules! integer_number {
                     Wide::Int(value) => value as $T,
                     Wide::Float(value) => $cut(value) as $T,
                 }
+            }
+
+            fn single(self) -> f32 {
+                self as f32
             }
         })*
     };
@@ -160,6 +171,10 @@ impl Castable for half::f16 {
     fn narrow(wide: Wide) -> Self {
         to_half(f64::narrow(wide))
     }
+
+    fn single(self) -> f32 {
+        f32::from(self)
+    }
 }
 
 /// The nearest half. Of the two singles around a number that is none itself the one with the odd last bit is taken, so
@@ -186,6 +201,10 @@ impl Castable for f32 {
             Wide::Float(value) => value as f32,
         }
     }
+
+    fn single(self) -> f32 {
+        self
+    }
 }
 
 impl Castable for f64 {
@@ -198,6 +217,10 @@ impl Castable for f64 {
             Wide::Int(value) => value as f64,
             Wide::Float(value) => value,
         }
+    }
+
+    fn single(self) -> f32 {
+        self as f32
     }
 }
 
@@ -229,6 +252,18 @@ mod tests {
 
     fn cast<S: Castable, T: Castable>(value: S) -> T {
         T::narrow(value.widen())
+    }
+
+    #[test]
+    fn a_single_made_in_one_step_is_the_one_made_in_two() {
+        fn agrees<S: Castable>(values: &[S]) {
+            values.iter().for_each(|&value| assert_eq!(value.single(), cast::<S, f32>(value), "{value:?}"));
+        }
+        agrees(&[i64::MIN, i64::MAX, (1 << 24) + 1, (1 << 53) + 1, -16_777_217]);
+        agrees(&[u64::MAX, (1 << 25) + 3]);
+        agrees(&[0u8, 1, 255]);
+        agrees(&[0.1f64, 1e300, -1e-310]);
+        agrees(&[half::f16::MAX, half::f16::MIN_POSITIVE]);
     }
 
     #[test]

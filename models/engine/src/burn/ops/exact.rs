@@ -231,7 +231,18 @@ pub(super) fn zip<A: Element, B: Element, R: Element>(
         values.extend(left.into_iter().zip(right).map(|(a, b)| f(a, b)));
     } else {
         let strides = [broadcast_strides(a.shape(), &shape), broadcast_strides(b.shape(), &shape)];
-        walk(&shape, &strides, |[i, j]| values.push(f(left[i], right[j])))?;
+        walk_rows(&shape, &strides, |[i, j], columns, steps| match steps {
+            [0, 1] => {
+                let one = left[i];
+                values.extend(right[j..j + columns].iter().map(|&b| f(one, b)));
+            }
+            [1, 0] => {
+                let one = right[j];
+                values.extend(left[i..i + columns].iter().map(|&a| f(a, one)));
+            }
+            [1, 1] => values.extend(left[i..i + columns].iter().zip(&right[j..j + columns]).map(|(&a, &b)| f(a, b))),
+            _ => values.extend((0..columns).map(|column| f(left[i + column * steps[0]], right[j + column * steps[1]]))),
+        })?;
     }
     Ok((shape, values))
 }
@@ -259,17 +270,27 @@ pub(super) fn walk<const N: usize>(
     strides: &[Vec<usize>; N],
     mut f: impl FnMut([usize; N]),
 ) -> Result<(), OpError> {
+    walk_rows(shape, strides, |start, columns, steps| {
+        for column in 0..columns {
+            f(std::array::from_fn(|which| start[which] + column * steps[which]));
+        }
+    })
+}
+
+/// Calls `f` with the offsets of the first element of each row of `shape`, the row's elements, and the steps between them.
+fn walk_rows<const N: usize>(
+    shape: &[usize],
+    strides: &[Vec<usize>; N],
+    mut f: impl FnMut([usize; N], usize, [usize; N]),
+) -> Result<(), OpError> {
     let Some((&columns, rows)) = shape.split_last() else {
-        f([0; N]);
+        f([0; N], 1, [1; N]);
         return Ok(());
     };
     let steps: [usize; N] = std::array::from_fn(|which| strides[which][rows.len()]);
     for_each_index(rows, |index| {
         let offset = |which: usize| index.iter().zip(&strides[which]).map(|(index, stride)| index * stride).sum();
-        let start: [usize; N] = std::array::from_fn(offset);
-        for column in 0..columns {
-            f(std::array::from_fn(|which| start[which] + column * steps[which]));
-        }
+        f(std::array::from_fn(offset), columns, steps);
         Ok(())
     })
 }
