@@ -176,12 +176,17 @@ impl Kind {
             Kind::Transposed => (shape[2..].iter().product(), shape[1]),
             _ => (1, shape[1]),
         };
-        let (groups, rows) = (groups(layer)?, shape[0]);
-        let per_group = (rows / groups).max(1);
-        for (index, value) in values.iter_mut().enumerate() {
-            let channel = index / inner % told_apart;
-            let group = if self == Kind::Transposed { index / inner / told_apart / per_group } else { 0 };
-            *value = (f64::from(*value) * factor.get(group * told_apart + channel)?) as f32;
+        let per_group = (shape[0] / groups(layer)?).max(1);
+        for (index, values) in values.chunks_mut((inner * told_apart).max(1)).enumerate() {
+            let group = if self == Kind::Transposed { index / per_group } else { 0 };
+            let factors = factor.get(group * told_apart..(group + 1) * told_apart)?;
+            let scale = |value: &mut f32, factor: f64| *value = (f64::from(*value) * factor) as f32;
+            if inner == 1 {
+                values.iter_mut().zip(factors).for_each(|(value, &factor)| scale(value, factor));
+            } else {
+                let channels = values.chunks_mut(inner.max(1)).zip(factors);
+                channels.for_each(|(values, &factor)| values.iter_mut().for_each(|value| scale(value, factor)));
+            }
         }
         Tensor::from_slice(shape, &values).ok()
     }
