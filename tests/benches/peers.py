@@ -5,7 +5,8 @@
   cargo build --release --workspace --bins
   python tests/benches/peers.py [--seconds S] [--rounds N] [--json FILE] MODEL.onnx ...
 
-Each engine gets the same shapes (a free leading dimension is the batch, any other one is --length). Engines take turns, round by round;
+Each engine gets the same shapes (a free leading dimension is the batch, and so is one of the same name elsewhere; any other one is
+--length). Engines take turns, round by round;
 a figure is the median of the rounds' medians, in milliseconds. tract runs on one thread only. A dash: the engine cannot run the
 model, or not at this batch.
 """
@@ -25,8 +26,11 @@ HEDGE = os.environ.get("HEDGE_BINARIES", "target/release") + "/hedge"
 
 
 def shapes(session, batch, length):
-    for value in session.get_inputs():
-        size = lambda k, d: d if isinstance(d, int) and d > 0 else batch if k == 0 else length
+    inputs = session.get_inputs()
+    # A name is one size: that of the batch, wherever it stands, is the batch's.
+    rows = {value.shape[0] for value in inputs if value.shape and isinstance(value.shape[0], str)}
+    size = lambda k, d: d if isinstance(d, int) and d > 0 else batch if k == 0 or d in rows else length
+    for value in inputs:
         yield value, [size(k, d) for k, d in enumerate(value.shape)]
 
 

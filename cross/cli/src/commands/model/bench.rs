@@ -24,7 +24,7 @@ const WHOLE_NUMBERS: i64 = 256;
 pub(crate) struct Bench {
     #[command(flatten)]
     model: ModelPath,
-    /// Rows in each run, for models with a free leading dimension.
+    /// Rows in each run, for models with a free leading dimension; one of the same name elsewhere is of this size, too.
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..))]
     batch: u16,
     /// The size of every other free dimension, such as a text's length.
@@ -63,10 +63,13 @@ fn inputs(signature: &Signature, batch: usize, length: usize) -> Result<Vec<Name
         bail!("this model's leading dimension is fixed; run it with --batch 1");
     }
     let mut rng = ChaCha8Rng::seed_from_u64(0);
+    // A name is one size: that of the rows, wherever it stands, is the batch's.
+    let leading = signature.inputs.iter().filter_map(|port| port.shape.as_ref()?.first());
+    let rows: Vec<&Dim> = leading.filter(|dim| matches!(dim, Dim::Named(_))).collect();
     let mut input = |port: &Port| {
         let size = |(index, dim): (usize, &Dim)| match dim {
             Dim::Known(size) => *size,
-            _ if index == 0 => batch,
+            dim if index == 0 || rows.contains(&dim) => batch,
             _ => length,
         };
         let Some(dims) = &port.shape else {
