@@ -27,6 +27,7 @@ pub mod simulate;
 mod spending;
 mod threshold;
 mod void;
+mod watch;
 
 pub use alarm::{BETS, EProcess, InvalidMonitor};
 pub use binomial::{cdf, least_samples};

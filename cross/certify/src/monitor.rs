@@ -14,8 +14,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::alarm::{InvalidMonitor, strictly_inside};
-use crate::boost::Boost;
-use crate::shift::{ScoreWindow, shift};
+use crate::watch::Watch;
 use crate::{Contract, EProcess, Grid};
 
 /// What a monitor watches and how closely.
@@ -40,13 +39,26 @@ pub struct MonitorConfig {
     /// Each shifted window lets the rate stay boosted through one clean window more, up to this many; after them it is
     /// halved with each further clean window. A single false boost is short, a lasting shift holds.
     pub hold: u32,
+    /// Boosted windows after which a shift that did no harm is taken for the new normal: enough labels came back, and they do
+    /// not differ much more often than alpha.
+    pub patience: u32,
 }
 
 impl MonitorConfig {
     /// The defaults for a contract and its alpha.
     #[must_use]
     pub fn new(contract: Contract, alpha: f64) -> Self {
-        Self { contract, alpha, delta_a: 0.05, audit_rate: 0.02, boost_rate: 0.2, window: 500, p_value: 1e-3, hold: 4 }
+        Self {
+            contract,
+            alpha,
+            delta_a: 0.05,
+            audit_rate: 0.02,
+            boost_rate: 0.2,
+            window: 500,
+            p_value: 1e-3,
+            hold: 4,
+            patience: 20,
+        }
     }
 
     pub(crate) fn check(&self) -> Result<(), InvalidMonitor> {
@@ -96,13 +108,12 @@ pub struct MonitorCounts {
 pub struct Monitor {
     config: MonitorConfig,
     grid: Grid,
-    window: ScoreWindow,
+    watch: Watch,
     /// Local answers in the window so far.
     window_local: u32,
     /// Share of local answers in the last full window; 1 before there is one.
     local_share: f64,
     alarm: EProcess,
-    boost: Boost,
     /// Whether the class asks for more audits, whatever this stream's own scores say.
     class_boost: bool,
     /// After a shift: bets are renewed as soon as the labels of this many audits are in or lost.
@@ -121,11 +132,10 @@ impl Monitor {
         Ok(Self {
             config,
             grid: grid.clone(),
-            window: ScoreWindow::new(grid),
+            watch: Watch::new(&config, grid),
             window_local: 0,
             local_share: 1.0,
             alarm: EProcess::of(config.contract, config.alpha, config.delta_a)?,
-            boost: Boost::calm(&config),
             class_boost: false,
             renew_at: None,
             counts: MonitorCounts::default(),
@@ -144,9 +154,8 @@ impl Monitor {
         self.counts.local += u64::from(local);
         // Before the window may close: this score must not choose the probability of its own audit.
         let audit = self.throw(local, coin);
-        self.window.add(bin);
         self.window_local += u32::from(local);
-        if self.window.scores() >= self.config.window {
+        if self.watch.add(&self.config, bin) {
             self.close_window();
         }
         audit
@@ -192,7 +201,7 @@ impl Monitor {
     /// The probability with which the next request is audited, if it is answered locally.
     #[must_use]
     pub fn rate(&self) -> f64 {
-        let rate = if self.class_boost { self.config.boost_rate } else { self.boost.rate() };
+        let rate = if self.class_boost { self.config.boost_rate } else { self.watch.rate() };
         match self.config.contract {
             Contract::Local if rate > self.config.audit_rate => (rate / self.local_share).min(1.0),
             _ => rate,
@@ -250,16 +259,15 @@ impl Monitor {
     }
 
     fn close_window(&mut self) {
-        let shifted = shift(&self.grid, self.window.counts()).p_value < self.config.p_value;
-        self.local_share = f64::from(self.window_local) / f64::from(self.window.scores());
-        self.window.clear();
+        self.local_share = f64::from(self.window_local) / f64::from(self.watch.scores());
         self.window_local = 0;
-        self.counts.windows += 1;
-        self.counts.shifted += u64::from(shifted);
-        if shifted && !self.boosted() && self.renew_at.is_none() {
+        let calm = !self.boosted();
+        let shifted = self.watch.close(&self.config, &self.alarm);
+        if shifted && calm && self.renew_at.is_none() {
             self.renew_at = Some(self.counts.audits);
         }
-        self.boost.window(&self.config, shifted);
+        self.counts.windows = self.watch.windows;
+        self.counts.shifted = self.watch.shifted;
     }
 }
 

@@ -11,8 +11,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::alarm::InvalidMonitor;
-use crate::boost::Boost;
-use crate::shift::{ScoreWindow, shift};
+use crate::watch::Watch;
 use crate::{EProcess, Grid, MonitorConfig};
 
 /// Watches one certificate on the requests of many devices.
@@ -20,11 +19,8 @@ use crate::{EProcess, Grid, MonitorConfig};
 pub struct PooledMonitor {
     config: MonitorConfig,
     grid: Grid,
-    window: ScoreWindow,
+    watch: Watch,
     alarm: EProcess,
-    boost: Boost,
-    windows: u64,
-    shifted: u64,
 }
 
 impl PooledMonitor {
@@ -38,24 +34,16 @@ impl PooledMonitor {
         Ok(Self {
             config,
             grid: grid.clone(),
-            window: ScoreWindow::new(grid),
+            watch: Watch::new(&config, grid),
             alarm: EProcess::of(config.contract, config.alpha, config.delta_a)?,
-            boost: Boost::calm(&config),
-            windows: 0,
-            shifted: 0,
         })
     }
 
     /// Takes in counts of scores per bin ([`Grid::bin`]). A window closes as soon as it holds enough scores, so it may hold
     /// more than one device's report tops it up with.
     pub fn scores(&mut self, counts: &[u32]) {
-        self.window.add_counts(counts);
-        if self.window.scores() >= self.config.window {
-            let shifted = shift(&self.grid, self.window.counts()).p_value < self.config.p_value;
-            self.window.clear();
-            self.windows += 1;
-            self.shifted += u64::from(shifted);
-            self.boost.window(&self.config, shifted);
+        if self.watch.add_counts(&self.config, counts) {
+            self.watch.close(&self.config, &self.alarm);
         }
     }
 
@@ -78,19 +66,19 @@ impl PooledMonitor {
     /// Whether the devices of the class are to audit more.
     #[must_use]
     pub fn boosted(&self) -> bool {
-        self.boost.rate() > self.config.audit_rate
+        self.watch.rate() > self.config.audit_rate
     }
 
     /// Windows tested.
     #[must_use]
     pub fn windows(&self) -> u64 {
-        self.windows
+        self.watch.windows
     }
 
     /// Of these, shifted.
     #[must_use]
     pub fn shifted(&self) -> u64 {
-        self.shifted
+        self.watch.shifted
     }
 
     /// The alarm itself.

@@ -28,19 +28,7 @@ pub struct ScoreWindow {
 /// Compares counts of scores per bin ([`Grid::bin`]) with the grid's own shares. Without scores nothing has shifted.
 #[must_use]
 pub fn shift(grid: &Grid, counts: &[u32]) -> Shift {
-    let total: u64 = counts.iter().map(|&count| u64::from(count)).sum();
-    if total == 0 {
-        return Shift { statistic: 0.0, p_value: 1.0 };
-    }
-    let mut seen = 0_u64;
-    let mut statistic = 0.0_f64;
-    for (&count, &accepted) in counts.iter().zip(grid.accepted()) {
-        seen += u64::from(count);
-        let share = accepted as f64 / grid.tune_size() as f64;
-        statistic = statistic.max((seen as f64 / total as f64 - share).abs());
-    }
-    let (n, m) = (grid.tune_size() as f64, total as f64);
-    Shift { statistic, p_value: kolmogorov_tail(statistic * (n * m / (n + m)).sqrt()) }
+    compare(grid.accepted(), grid.tune_size(), counts)
 }
 
 /// [`shift`] of scores as they are.
@@ -96,6 +84,22 @@ impl ScoreWindow {
             self.scores = self.scores.saturating_add(scores);
         }
     }
+}
+
+/// Compares counts per bin with `size` other scores, of which `accepted` are in each bin or one before.
+pub(crate) fn compare(accepted: &[u64], size: u64, counts: &[u32]) -> Shift {
+    let total: u64 = counts.iter().map(|&count| u64::from(count)).sum();
+    if total == 0 || size == 0 {
+        return Shift { statistic: 0.0, p_value: 1.0 };
+    }
+    let (n, m) = (size as f64, total as f64);
+    let mut seen = 0_u64;
+    let mut statistic = 0.0_f64;
+    for (&count, &accepted) in counts.iter().zip(accepted) {
+        seen += u64::from(count);
+        statistic = statistic.max((seen as f64 / m - accepted as f64 / n).abs());
+    }
+    Shift { statistic, p_value: kolmogorov_tail(statistic * (n * m / (n + m)).sqrt()) }
 }
 
 /// Probability that the supremum of a Brownian bridge exceeds `lambda`: `2 * sum over k of (-1)^(k-1) exp(-2 k^2 lambda^2)`

@@ -102,6 +102,28 @@ fn bets_are_renewed_only_when_the_audits_from_before_a_shift_are_settled() {
 }
 
 #[test]
+fn a_shift_that_does_no_harm_becomes_the_new_reference() {
+    let boosted_after = |risk: f64, requests: u32| {
+        let mut random = ChaCha8Rng::seed_from_u64(9);
+        let mut monitor = monitor(Contract::Local);
+        for _ in 0..requests {
+            if monitor.observe(random.random::<f32>().powi(2), true, random.random()).is_some() {
+                monitor.label(random.random::<f64>() < risk);
+            }
+        }
+        monitor.boosted()
+    };
+    assert!(boosted_after(0.005, 9_000), "not before patience ends");
+    assert!(!boosted_after(0.005, 12_000));
+    assert!(boosted_after(0.03, 12_000), "harm keeps the boost");
+
+    // Without labels nothing is known of the harm.
+    let mut unlabelled = monitor(Contract::Local);
+    (0..30_000_u32).for_each(|i| assert!(unlabelled.observe((i % 100) as f32 / 200.0, true, 1.0).is_none()));
+    assert!(unlabelled.boosted());
+}
+
+#[test]
 fn a_class_is_boosted_by_scores_that_no_device_could_judge_alone() {
     let config = MonitorConfig::new(Contract::System, 0.01);
     let mut pooled = PooledMonitor::new(config, &grid()).unwrap();
