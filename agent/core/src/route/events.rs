@@ -30,6 +30,9 @@ impl Router {
             RouteEvent::AuditLost { ticket } => {
                 if ticket.epoch == self.state.epoch {
                     self.state.lost_audits += 1;
+                    if let (Purpose::Audit, Phase::Certified(certified)) = (ticket.purpose, &mut self.state.phase) {
+                        certified.monitor.lost();
+                    }
                 }
                 Vec::new()
             }
