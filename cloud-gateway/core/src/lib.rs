@@ -10,7 +10,9 @@
 //!             └ admitted ──────────────── Ack … Submit … Finished … Reply
 //! ```
 //!
-//! # Invariants
+//! [`Pool`] decides, by the evidence of many devices, what they may rely on.
+//!
+//! # Invariants of admission
 //!
 //! 1. Every arrival is acknowledged exactly once, in the answer to its own event.
 //! 2. Every admitted query gets exactly one reply; every arrival that is not admitted and does not join one gets
@@ -23,6 +25,7 @@
 mod admission;
 mod lane;
 mod limits;
+mod pool;
 mod recent;
 #[cfg(test)]
 mod tests;
@@ -30,4 +33,5 @@ mod tests;
 pub use self::{
     admission::{Action, Admission, Arrival, Event, Key, Outcome},
     limits::Limits,
+    pool::{Ignored, InvalidPool, Pool, PoolAction, PoolEvent, PoolNote, PoolSettings, RestoreError},
 };

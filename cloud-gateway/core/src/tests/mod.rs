@@ -1,5 +1,7 @@
 //! A gateway under a clock of the test's own.
 
+mod fleet;
+mod pool;
 mod random;
 mod sentences;
 
