@@ -5,6 +5,7 @@ mod demo;
 mod failure;
 mod npy;
 mod output;
+mod plot;
 
 use std::process::ExitCode;
 
@@ -54,5 +55,15 @@ fn main() -> ExitCode {
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => failure::report(&error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    #[test]
+    fn every_command_can_be_parsed() {
+        super::Cli::command().debug_assert();
     }
 }

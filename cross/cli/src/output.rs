@@ -42,10 +42,22 @@ pub(crate) fn progress(what: &str, steps: u64) -> ProgressBar {
     ProgressBar::new(steps).with_style(style).with_prefix(what.to_owned())
 }
 
+/// A sign that something is done of which nobody knows how far it is; it is drawn on a terminal only.
+pub(crate) fn waiting(what: &str) -> ProgressBar {
+    let bar = ProgressBar::new_spinner().with_message(what.to_owned());
+    bar.enable_steady_tick(std::time::Duration::from_millis(100));
+    bar
+}
+
 /// A share of 0 to 1 in percent, with as many digits as it needs.
 pub(crate) fn percent(share: f64) -> String {
     let text = format!("{:.2}", 100.0 * share);
     format!("{} %", text.trim_end_matches('0').trim_end_matches('.'))
+}
+
+/// A count, in thousands where it is large.
+pub(crate) fn count(count: f64) -> String {
+    if count >= 10_000.0 { format!("{:.0}k", count / 1000.0) } else { format!("{count:.0}") }
 }
 
 #[cfg(test)]
@@ -55,5 +67,6 @@ mod tests {
     #[test]
     fn numbers_are_written_with_the_digits_that_they_need() {
         assert_eq!([0.0, 0.005, 0.1, 0.12345, 1.0].map(percent), ["0 %", "0.5 %", "10 %", "12.35 %", "100 %"]);
+        assert_eq!([0.0, 9000.0, 20_000.0].map(count), ["0", "9000", "20k"]);
     }
 }

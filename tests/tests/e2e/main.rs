@@ -10,5 +10,6 @@ mod gateways;
 mod malformed;
 mod oip_client;
 mod onnxruntime;
+mod route;
 #[cfg(target_os = "linux")]
 mod swaps;

@@ -20,10 +20,10 @@ use crate::output::{percent, say, table, write_json};
 
 /// `hedge route certify`.
 #[derive(Args)]
-#[command(group(ArgGroup::new("requests").required(true)))]
+#[command(group(ArgGroup::new("given").required(true)))]
 pub(crate) struct Certify {
     /// A pairs file: score,agree,split (split: tune or cal; agree: 0 or 1), the score is taken as given.
-    #[arg(long, value_name = "P.csv", group = "requests", conflicts_with_all = ["bundle", "teacher", "output"])]
+    #[arg(long, value_name = "P.csv", group = "given", conflicts_with_all = ["bundle", "teacher", "output"])]
     pairs: Option<PathBuf>,
     #[command(flatten)]
     source: Source,

@@ -6,7 +6,7 @@ use anyhow::Result;
 use clap::Args;
 use hedge_certify::{Features, Role};
 use hedge_tensor::{NamedTensor, Tensor};
-use hedge_zoo::digits;
+use hedge_zoo::digits::{self, Drift, FieldStream};
 use indicatif::ProgressBar;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -22,11 +22,11 @@ use crate::output::progress;
 #[derive(Args)]
 pub(super) struct Source {
     /// Asks the requests of a bundled task.
-    #[arg(long, value_enum, group = "requests")]
+    #[arg(long, value_enum, group = "given")]
     task: Option<Task>,
     /// Asks the samples of a safetensors file: a tensor for each model input, samples along the first dimension; and, where
     /// wanted, `split` (0 fit, 1 tune, 2 calibration; default: drawn at random) and `label`.
-    #[arg(long, value_name = "D.safetensors", group = "requests", requires_all = ["bundle", "teacher"])]
+    #[arg(long, value_name = "D.safetensors", group = "given", requires_all = ["bundle", "teacher"])]
     pub(super) data: Option<PathBuf>,
     #[command(flatten)]
     pub(super) models: Models,
@@ -39,7 +39,7 @@ pub(super) struct Source {
     /// The task's requests to certify by.
     #[arg(long, value_name = "N", default_value_t = 40_000)]
     cal: usize,
-    /// The seed of requests, and of what a data file's samples are for.
+    /// The seed of requests, of what a data file's samples are for, and of all draws.
     #[arg(long, value_name = "S", default_value_t = digits::SEED)]
     pub(super) seed: u64,
     #[command(flatten)]
@@ -94,24 +94,29 @@ impl Source {
         Ok((loaded, gathered))
     }
 
+    /// Whether a bundled task is asked.
+    pub(super) fn is_task(&self) -> bool {
+        self.task.is_some()
+    }
+
+    /// Asks as many requests as are certified by, under other conditions and apart from all others.
+    pub(super) fn ask_under(&self, duo: &mut Duo, drift: Drift) -> Result<Vec<Seen>> {
+        let stream = FieldStream::under(drift.conditions(), digits::Split::Test, self.seed);
+        let mut seen = Vec::with_capacity(self.cal);
+        ask_stream(duo, stream, self.cal, &format!("asking both: {drift}"), &mut seen)?;
+        Ok(seen)
+    }
+
     fn ask_task(&self, duo: &mut Duo, fit: bool) -> Result<Gathered> {
         let mut gathered = Gathered::default();
         for (role, split, count) in [
-            // Exchangeable with neither needs to be; it is of the field, as the others, and apart from them.
+            // Of the field, as the others, and apart from them.
             (Role::Fit, digits::Split::Audit, if fit { self.fit } else { 0 }),
             (Role::Tune, digits::Split::Tune, self.tune),
             (Role::Calibration, digits::Split::Calibration, self.cal),
         ] {
-            let mut stream = self.field.stream(split, self.seed)?;
-            let bar = progress(&format!("asking both: {role}"), count as u64);
-            let part = gathered.part(role);
-            while part.len() < count {
-                let batch = stream.by_ref().take(duo.batch().min(count - part.len()));
-                let (images, labels): (Vec<Tensor>, Vec<_>) =
-                    batch.map(|sample| (sample.image, Some(u32::from(sample.label)))).unzip();
-                ask(duo, &[NamedTensor::new(digits::INPUT, Tensor::stack(&images)?)], &labels, &bar, part)?;
-            }
-            bar.finish_and_clear();
+            let stream = self.field.stream(split, self.seed)?;
+            ask_stream(duo, stream, count, &format!("asking both: {role}"), gathered.part(role))?;
         }
         Ok(gathered)
     }
@@ -133,6 +138,19 @@ impl Source {
         }
         Ok(gathered)
     }
+}
+
+/// Asks the first `count` samples of a stream.
+fn ask_stream(duo: &mut Duo, mut stream: FieldStream, count: usize, what: &str, part: &mut Vec<Seen>) -> Result<()> {
+    let bar = progress(what, count as u64);
+    while part.len() < count {
+        let batch = stream.by_ref().take(duo.batch().min(count - part.len()));
+        let (images, labels): (Vec<Tensor>, Vec<_>) =
+            batch.map(|sample| (sample.image, Some(u32::from(sample.label)))).unzip();
+        ask(duo, &[NamedTensor::new(digits::INPUT, Tensor::stack(&images)?)], &labels, &bar, part)?;
+    }
+    bar.finish_and_clear();
+    Ok(())
 }
 
 fn ask(

@@ -38,6 +38,8 @@ pub(super) struct Models {
 /// The loaded models and what they are known by.
 pub(super) struct Loaded {
     pub(super) duo: Duo,
+    /// The edge model's name where requests are made.
+    pub(super) name: String,
     pub(super) edge: Fingerprint,
     pub(super) cloud: Fingerprint,
     /// How raw bytes become the edge model's inputs.
@@ -60,6 +62,7 @@ impl Models {
         let logits = logits(&edge.manifest, &comparison)?;
         Ok(Loaded {
             duo: Duo::load(&edge.graph, &cloud.graph, self.device, comparison.clone(), logits)?,
+            name: edge.manifest.name.to_string(),
             edge: Fingerprint(edge.digest),
             cloud: Fingerprint(cloud.digest),
             transforms: Fingerprint(edge.manifest.transforms_digest().0),

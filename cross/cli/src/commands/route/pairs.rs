@@ -13,7 +13,7 @@ use crate::output::{percent, say};
 
 /// `hedge route pairs`.
 #[derive(Args)]
-#[command(group(ArgGroup::new("requests").required(true)))]
+#[command(group(ArgGroup::new("given").required(true)))]
 pub(crate) struct Pairs {
     #[command(flatten)]
     source: Source,
@@ -46,8 +46,13 @@ pub(super) fn run(args: &Pairs) -> Result<()> {
 
 /// The parts tune and calibration as the lines of a pairs file.
 pub(super) fn pairs(scoring: &Scoring, gathered: &Gathered) -> Vec<Pair> {
-    let of = |split, part: &[Seen]| part.iter().map(|seen| pair(scoring, split, seen)).collect::<Vec<_>>();
-    [of(Split::Tune, &gathered.tune), of(Split::Cal, &gathered.cal)].concat()
+    let tune = gathered.tune.iter().map(|seen| pair(scoring, Split::Tune, seen));
+    tune.chain(cal_pairs(scoring, &gathered.cal)).collect()
+}
+
+/// Answers as the calibration lines of a pairs file.
+pub(super) fn cal_pairs(scoring: &Scoring, seen: &[Seen]) -> Vec<Pair> {
+    seen.iter().map(|seen| pair(scoring, Split::Cal, seen)).collect()
 }
 
 fn pair(scoring: &Scoring, split: Split, seen: &Seen) -> Pair {

@@ -81,7 +81,7 @@ pub(super) enum PairsError {
         why: &'static str,
     },
     /// No line of a split.
-    #[error("it has no line of split {split:?}; lines of both \"tune\" and \"cal\" are needed")]
+    #[error("it has no line of split {split:?}")]
     NoSplit {
         /// Which.
         split: &'static str,
@@ -115,7 +115,16 @@ impl PairsError {
 
 /// Reads a pairs file with lines of both splits; what is wrong with it is bad usage.
 pub(super) fn read(path: &Path) -> Result<Vec<Pair>> {
-    let pairs = parse(path).and_then(|pairs| has_both(&pairs).map(|()| pairs));
+    read_with(path, &[Split::Tune, Split::Cal])
+}
+
+/// Reads a pairs file of which only the calibration lines are of interest.
+pub(super) fn read_cal(path: &Path) -> Result<Vec<Pair>> {
+    read_with(path, &[Split::Cal])
+}
+
+fn read_with(path: &Path, splits: &[Split]) -> Result<Vec<Pair>> {
+    let pairs = parse(path).and_then(|pairs| has(&pairs, splits).map(|()| pairs));
     pairs.map_err(|error| {
         let hint = error.hint();
         bad_usage(format_args!("{}: {error}", path.display()), hint)
@@ -135,8 +144,8 @@ fn parse(path: &Path) -> Result<Vec<Pair>, PairsError> {
     Ok(pairs)
 }
 
-fn has_both(pairs: &[Pair]) -> Result<(), PairsError> {
-    for split in [Split::Tune, Split::Cal] {
+fn has(pairs: &[Pair], splits: &[Split]) -> Result<(), PairsError> {
+    for &split in splits {
         if !pairs.iter().any(|pair| pair.split == split) {
             return Err(PairsError::NoSplit { split: split.name() });
         }

@@ -32,6 +32,11 @@ impl Ranked {
         Ok(Ranked { scores, grid, cal })
     }
 
+    /// The calibration lines of another file, by the ranks of this one.
+    pub(super) fn others(&self, pairs: &[Pair]) -> Vec<Labelled> {
+        of_split(pairs, Split::Cal).map(|pair| labelled(&self.scores, pair)).collect()
+    }
+
     /// The score of a threshold.
     pub(super) fn score(&self, rank: f32) -> f64 {
         self.scores[rank as usize]
@@ -81,5 +86,19 @@ mod tests {
         assert_eq!(one, other);
         let threshold = one.threshold.unwrap();
         assert_eq!(close.score(threshold), 1.0 + wide.score(threshold) * 1e-12);
+    }
+
+    #[test]
+    fn a_rank_accepts_what_its_score_accepts() {
+        let pairs = pairs([0.5, 0.25, 0.5, -1.0, 0.75, 0.25, 0.0, 0.125].into_iter());
+        let ranked = Ranked::of(&pairs).unwrap();
+        let other = self::pairs([0.3, 0.2, 0.25, 9.0, -7.0, 0.5, 0.74, 0.76].into_iter());
+        for (pairs, labels) in [(&pairs, &ranked.cal), (&other, &ranked.others(&other))] {
+            for (pair, label) in of_split(pairs, Split::Cal).zip(labels) {
+                for &threshold in ranked.grid.thresholds() {
+                    assert_eq!(label.score >= threshold, pair.score >= ranked.score(threshold), "{pair:?}");
+                }
+            }
+        }
     }
 }
