@@ -8,30 +8,27 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
-use hedge_agent_spool::{Cache, CacheConfig, CacheError};
+use hedge_agent_spool::{Cache, CacheConfig, CacheError, State, StateConfig, StateError};
 use hedge_engine::Engine;
-use hedge_link::{
-    Birth, CleanStart, Link, LinkConfig, LinkError, LinkEvent, LinkEvents, LinkHandle, Outgoing, Subscription, Will,
-};
-use hedge_wire::{BootId, DeviceId, DeviceStatus, ModelId, TenantId, Topic, gateway_presence_filter};
-use tokio::sync::watch;
+use hedge_link::{Link, LinkError, LinkEvent, LinkEvents, LinkHandle};
+use hedge_wire::{BootId, ClassState, ModelId};
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout};
 
 use crate::api::{self, ApiState};
 use crate::catalog::Catalog;
-use crate::cloud::{Cloud, CloudParts};
+use crate::cloud::{ClassEar, Cloud, CloudParts};
 use crate::config::{Config, Settings, SettingsError};
 use crate::listen::{self, Limited, ListenError};
 use crate::metrics::Metrics;
 use crate::model::ModelError;
+use crate::presence::{self, Presence};
+use crate::routing::{Auditor, Keeper, Routes};
 use crate::row::Shared;
 
-/// How long the broker keeps the session of a device that is away.
-const SESSION_EXPIRY: Duration = Duration::from_secs(300);
-/// How long after the connection ended the broker says that the device is offline.
-const WILL_DELAY: Duration = Duration::from_secs(15);
+/// Words of the gateway to the class that may wait to be heard.
+const CLASS_WORDS: usize = 64;
 
 /// Why the agent does not start.
 #[derive(Debug, thiserror::Error)]
@@ -45,6 +42,9 @@ pub enum StartError {
     /// Another agent uses the same state.
     #[error(transparent)]
     Cache(#[from] CacheError),
+    /// Another agent uses the same state of routes and audits.
+    #[error(transparent)]
+    State(#[from] StateError),
     /// The folder for state cannot be made.
     #[error("agent.state_dir {path} cannot be made: {why}")]
     StateDir {
@@ -75,6 +75,8 @@ pub struct Agent {
     /// What watches the link, the folder of models and the models; ended last.
     watchers: Vec<JoinHandle<()>>,
     cache: Option<Cache>,
+    routes: Arc<Routes>,
+    routing: State,
     drain: Duration,
 }
 
@@ -95,32 +97,39 @@ pub async fn start(config: Config) -> Result<Agent, StartError> {
 pub async fn start_on(config: Config, engine: Engine) -> Result<Agent, StartError> {
     let settings = Arc::new(config.resolve()?);
     let cache = open_cache(&settings).await?;
+    let routing = open_state(&settings).await?;
     let metrics = Arc::new(Metrics::new());
-    let catalog = Catalog::start(Arc::clone(&settings), engine, Arc::clone(&metrics)).await?;
-    let identity = identity(&settings, &catalog);
-    let (link, events) = match identity.as_ref().map(|identity| link_config(&settings, identity)) {
+    let boot = BootId(crate::random::bits());
+    let routes = Arc::new(Routes::new(&routing, Arc::clone(&metrics), boot));
+    let catalog = Catalog::start(Arc::clone(&settings), engine, Arc::clone(&metrics), Arc::clone(&routes)).await?;
+    let identity = presence::identity(&settings, &catalog, boot);
+    let (link, events) = match identity.as_ref().map(|identity| presence::link_config(&settings, identity)) {
         Some(config) => hedge_link::start(config).map(|(link, events)| (Some(link), Some(events)))?,
         None => (None, None),
     };
+    let (speaker, words) = mpsc::channel(CLASS_WORDS);
     let cloud = Arc::new(Cloud::new(CloudParts {
         link: link.clone().map(|link| Arc::new(link) as Arc<dyn Link>),
         tenant: settings.tenant.clone(),
         device: settings.device.clone(),
-        boot: identity.as_ref().map_or_else(|| BootId(crate::random::bits()), |identity| identity.boot),
+        boot,
         metrics: Arc::clone(&metrics),
         notes: cache.clone(),
         models: cloud_models(&catalog),
+        class: settings.class_key.map(|key| ClassEar { key, words: speaker }),
     }));
     let rows = Arc::new(Shared {
         cloud: Arc::clone(&cloud),
         cache: cache.clone(),
         metrics,
+        routes: Arc::clone(&routes),
         epoch: Instant::now(),
         retry_after: settings.retry_after,
     });
     let state = Arc::new(ApiState::new(&settings, Arc::clone(&catalog), rows));
     let presence = identity.zip(link.clone()).map(|(identity, link)| Presence { identity, link });
     let mut watchers = vec![tokio::spawn(watch_models(Arc::clone(&cloud), Arc::clone(&catalog), presence.clone()))];
+    watchers.extend(watch_routes(&settings, &routes, &catalog, &cloud, words));
     watchers.extend(events.map(|events| tokio::spawn(watch_link(cloud, events, presence))));
     if let Some(repository) = &settings.repository {
         watchers.push(tokio::spawn(watch_folder(Arc::clone(&catalog), repository.scan)));
@@ -134,6 +143,8 @@ pub async fn start_on(config: Config, engine: Engine) -> Result<Agent, StartErro
         link,
         watchers,
         cache,
+        routes,
+        routing,
         drain: settings.drain,
     };
     if let Err(error) = agent.serve(&settings).await {
@@ -180,6 +191,9 @@ impl Agent {
             // Its thread ends by itself even if this one could not wait for it.
             let _ = tokio::task::spawn_blocking(move || cache.close()).await;
         }
+        self.routes.all().iter().for_each(|route| route.save());
+        let routing = self.routing.clone();
+        let _ = tokio::task::spawn_blocking(move || routing.close()).await;
         if let Some(path) = self.unix_socket.take() {
             let _ = std::fs::remove_file(path);
         }
@@ -241,72 +255,46 @@ async fn open_cache(settings: &Arc<Settings>) -> Result<Option<Cache>, StartErro
     }
 }
 
-/// Who the device is on the link, and what it tells of its models there.
-#[derive(Clone)]
-struct Identity {
-    tenant: TenantId,
-    device: DeviceId,
-    boot: BootId,
-    catalog: Arc<Catalog>,
+async fn open_state(settings: &Arc<Settings>) -> Result<State, StartError> {
+    let audits = &settings.audits;
+    let config = StateConfig {
+        path: settings.state_dir.join("state"),
+        max_audits: audits.max_waiting,
+        max_audit_bytes: audits.max_bytes,
+        max_audit_age: Duration::from_secs(audits.max_age_secs),
+    };
+    let opened = tokio::task::spawn_blocking(move || match State::open(config.clone()) {
+        // As for the cache: a disk that takes nothing must not keep the agent from answering.
+        Err(error @ StateError::Unusable { .. }) => {
+            tracing::warn!(%error, "certificates and audits will not survive a restart");
+            State::volatile(config)
+        }
+        opened => opened,
+    });
+    Ok(opened.await??)
 }
 
-impl Identity {
-    fn topic(&self) -> String {
-        Topic::DeviceStatus { device: self.device.clone() }.path(&self.tenant)
-    }
-
-    fn status(&self, online: bool) -> Bytes {
-        let models = self.catalog.served();
-        let status = DeviceStatus {
-            device: self.device.clone(),
-            boot: self.boot,
-            online,
-            version: env!("CARGO_PKG_VERSION").to_owned(),
-            models: models.iter().map(|model| (ModelId::from_name(&model.settings.name), model.digest)).collect(),
-        };
-        Bytes::from(status.encode())
-    }
-}
-
-/// Tells the broker what the device serves now.
-#[derive(Clone)]
-struct Presence {
-    identity: Identity,
-    link: LinkHandle,
-}
-
-impl Presence {
-    fn tell(&self) {
-        let (topic, status) = (self.identity.topic(), self.identity.status(true));
-        // While the link is down it is told when it comes up.
-        let _ = self.link.publish(Outgoing { retain: true, ..Outgoing::new(topic, status) });
-    }
-}
-
-fn identity(settings: &Settings, catalog: &Arc<Catalog>) -> Option<Identity> {
-    let (_, device) = (settings.link.url.as_ref()?, settings.device.clone()?);
-    let (tenant, boot) = (settings.tenant.clone(), BootId(crate::random::bits()));
-    Some(Identity { tenant, device, boot, catalog: Arc::clone(catalog) })
-}
-
-fn link_config(settings: &Settings, identity: &Identity) -> LinkConfig {
-    let (tenant, device, status) = (&identity.tenant, &identity.device, identity.topic());
-    let says = |online: bool| identity.status(online);
-    LinkConfig {
-        username: settings.link.username.clone(),
-        password: settings.link.password.as_ref().map(|password| password.expose().to_owned()),
-        keepalive: Duration::from_secs(settings.link.keepalive_secs),
-        clean_start: CleanStart::FirstConnect,
-        session_expiry: SESSION_EXPIRY,
-        subscriptions: vec![
-            Subscription::at_least_once(Topic::Reply { device: device.clone() }.path(tenant)),
-            Subscription::at_least_once(gateway_presence_filter(tenant)),
-        ],
-        will: Some(Will { topic: status.clone(), payload: says(false), retain: true, delay: WILL_DELAY }),
-        birth: Some(Birth { topic: status.clone(), payload: says(true) }),
-        farewell: Some(Birth { topic: status, payload: says(false) }),
-        ..LinkConfig::new(settings.link.url.clone().unwrap_or_default(), device.as_str())
-    }
+/// What keeps the routes up to date and asks the cloud about audits.
+fn watch_routes(
+    settings: &Settings,
+    routes: &Arc<Routes>,
+    catalog: &Arc<Catalog>,
+    cloud: &Arc<Cloud>,
+    words: mpsc::Receiver<ClassState>,
+) -> [JoinHandle<()>; 2] {
+    let keeper = Keeper {
+        routes: Arc::clone(routes),
+        cloud: Arc::clone(cloud),
+        words,
+        report: Duration::from_secs(settings.audits.report_secs),
+    };
+    let auditor = Auditor {
+        routes: Arc::clone(routes),
+        catalog: Arc::clone(catalog),
+        cloud: Arc::clone(cloud),
+        max_in_flight: settings.audits.max_in_flight,
+    };
+    [tokio::spawn(keeper.run()), tokio::spawn(auditor.run())]
 }
 
 fn cloud_models(catalog: &Catalog) -> Vec<ModelId> {

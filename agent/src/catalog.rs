@@ -16,6 +16,7 @@ use crate::budget::Budget;
 use crate::config::{ModelSettings, Settings};
 use crate::metrics::{Loading, Metrics};
 use crate::model::{Counts, ModelError, ServedModel};
+use crate::routing::Routes;
 use crate::scan::{self, Found};
 
 /// What a model that was sent away says of itself.
@@ -27,6 +28,7 @@ pub(crate) struct Catalog {
     engine: Engine,
     budget: Budget,
     metrics: Arc<Metrics>,
+    routes: Arc<Routes>,
     slots: RwLock<BTreeMap<String, Slot>>,
     /// Held while models are loaded: one at a time, because each takes all cores while it is timed.
     folder: Mutex<FolderState>,
@@ -55,12 +57,14 @@ impl Catalog {
         settings: Arc<Settings>,
         engine: Engine,
         metrics: Arc<Metrics>,
+        routes: Arc<Routes>,
     ) -> Result<Arc<Self>, ModelError> {
         let catalog = Arc::new(Self {
             budget: Budget::new(settings.max_models_bytes),
             engine: engine.with_policy(settings.faults),
             settings,
             metrics,
+            routes,
             slots: RwLock::default(),
             folder: Mutex::default(),
             changed: watch::channel(()).0,
@@ -197,8 +201,8 @@ impl Catalog {
         let name = settings.name.clone();
         let counts = self.slot(&name).unwrap_or_default().counts;
         let (engine, all, budget) = (self.engine.clone(), Arc::clone(&self.settings), self.budget.clone());
-        let shared = Arc::clone(&counts);
-        let load = move || ServedModel::load(&settings, &path, &engine, &all, &budget, shared);
+        let (shared, routes) = (Arc::clone(&counts), Arc::clone(&self.routes));
+        let load = move || ServedModel::load(&settings, &path, &engine, (&all, &budget, &routes), shared);
         let loaded = tokio::task::spawn_blocking(load).await;
         let crashed =
             |error: tokio::task::JoinError| ModelError::Crashed { name: name.clone(), why: error.to_string() };

@@ -11,8 +11,11 @@ use bytes::Bytes;
 use hedge_agent_core::{CloudView, NotSent};
 use hedge_agent_spool::Cache;
 use hedge_link::{Incoming, Link, LinkEvent, Outcome, Outgoing, PublishError, PublishId};
-use hedge_wire::{BootId, DeviceId, Digest, GatewayPresence, ModelId, Query, Reply, RequestId, TenantId, Topic};
-use tokio::sync::mpsc;
+use hedge_wire::{
+    BootId, ClassState, DeviceId, Digest, Evidence, GatewayPresence, ModelId, PublicKey, Query, Reply, RequestId,
+    TenantId, Topic,
+};
+use tokio::sync::{Notify, mpsc};
 use tokio::time::Instant;
 
 use crate::metrics::Metrics;
@@ -43,6 +46,15 @@ pub(crate) struct Cloud {
     /// Where the digests of cloud models are remembered for the next process.
     notes: Option<Cache>,
     models: Mutex<BTreeSet<ModelId>>,
+    class: Option<ClassEar>,
+    /// Say that the view may have changed, to the keeper of routes and to the auditor.
+    news: [Notify; 2],
+}
+
+/// Where the gateway's word to the class of this device goes, once its signature was checked.
+pub(crate) struct ClassEar {
+    pub(crate) key: PublicKey,
+    pub(crate) words: mpsc::Sender<ClassState>,
 }
 
 #[derive(Default)]
@@ -67,14 +79,15 @@ pub(crate) struct CloudParts {
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) notes: Option<Cache>,
     pub(crate) models: Vec<ModelId>,
+    pub(crate) class: Option<ClassEar>,
 }
 
 impl Cloud {
     pub(crate) fn new(parts: CloudParts) -> Self {
         let view = RwLock::new(CloudView::new(parts.link.is_some()));
-        let CloudParts { link, tenant, device, boot, metrics, notes, models: known } = parts;
-        let (table, models) = (Mutex::default(), Mutex::default());
-        let cloud = Self { link, tenant, device, boot, view, table, metrics, notes, models };
+        let CloudParts { link, tenant, device, boot, metrics, notes, models: known, class } = parts;
+        let (table, models, news) = (Mutex::default(), Mutex::default(), Default::default());
+        let cloud = Self { link, tenant, device, boot, view, table, metrics, notes, models, class, news };
         known.into_iter().for_each(|model| cloud.know(model));
         cloud
     }
@@ -120,11 +133,7 @@ impl Cloud {
         };
         // Under the lock, so that the broker's word cannot come before the entry.
         let mut table = self.table();
-        let publish = link.publish(message).map_err(|error| match error {
-            PublishError::TooLarge { .. } | PublishError::Invalid => NotSent::TooLarge,
-            PublishError::QueueFull => NotSent::QueueFull,
-            PublishError::Down => NotSent::Down,
-        })?;
+        let publish = link.publish(message).map_err(not_sent)?;
         table.publishes.insert(publish, query.id);
         drop(table);
         self.metrics.sent(size);
@@ -132,6 +141,28 @@ impl Cloud {
             self.metrics.retries.inc();
         }
         Ok(())
+    }
+
+    /// Publishes what the device has found out about its models.
+    pub(crate) fn publish_evidence(&self, evidence: &Evidence) -> Result<(), NotSent> {
+        let (Some(link), Some(device)) = (&self.link, &self.device) else {
+            return Err(NotSent::Down);
+        };
+        let body = evidence.encode_checked().map_err(|_| NotSent::TooLarge)?;
+        let (topic, size) = (Topic::Labels { device: device.clone() }.path(&self.tenant), body.len());
+        link.publish(Outgoing::new(topic, body)).map_err(not_sent)?;
+        self.metrics.sent(size);
+        Ok(())
+    }
+
+    /// Waits until the view may have changed; for the keeper of routes.
+    pub(crate) async fn news(&self) {
+        self.news[0].notified().await;
+    }
+
+    /// As [`Cloud::news`], for the auditor.
+    pub(crate) async fn audit_news(&self) {
+        self.news[1].notified().await;
     }
 
     pub(crate) fn boot(&self) -> BootId {
@@ -191,6 +222,7 @@ impl Cloud {
     fn on_message(&self, message: &Incoming) {
         match Topic::parse(&self.tenant, &message.topic) {
             Ok(Topic::Reply { device }) if Some(&device) == self.device.as_ref() => self.on_reply(message),
+            Ok(Topic::ClassState { .. }) => self.on_class_state(message),
             Ok(Topic::GatewayPresence { gateway }) if message.payload.is_empty() => {
                 if self.view_mut(|view| view.on_gone(&gateway)) {
                     tracing::info!(%gateway, "gateway gone");
@@ -220,6 +252,23 @@ impl Cloud {
         if row.is_none_or(|row| row.try_send(CloudEvent::Reply(reply)).is_err()) {
             self.metrics.late_replies.inc();
             tracing::debug!(%id, "late reply dropped");
+        }
+    }
+
+    fn on_class_state(&self, message: &Incoming) {
+        let Some(ear) = self.class.as_ref().filter(|_| !message.payload.is_empty()) else { return };
+        match ClassState::decode_signed(&message.payload, &self.tenant, &ear.key) {
+            Ok(state) if state.topic().path(&self.tenant) == message.topic => {
+                // A gateway that says more than can be heard at once is heard again when the session begins anew.
+                if ear.words.try_send(state).is_err() {
+                    self.bad_message(&message.topic, "too many class states at once");
+                }
+            }
+            Ok(_) => self.bad_message(&message.topic, "it is about another subject"),
+            Err(error) => {
+                self.metrics.bad_messages.inc();
+                tracing::warn!(topic = message.topic, %error, "a class state was refused; check link.class_key");
+            }
         }
     }
 
@@ -271,7 +320,9 @@ impl Cloud {
     }
 
     fn view_mut<T>(&self, change: impl FnOnce(&mut CloudView) -> T) -> T {
-        change(&mut self.view.write().unwrap_or_else(PoisonError::into_inner))
+        let changed = change(&mut self.view.write().unwrap_or_else(PoisonError::into_inner));
+        self.news.iter().for_each(Notify::notify_one);
+        changed
     }
 
     fn table(&self) -> MutexGuard<'_, Table> {
@@ -293,6 +344,14 @@ impl Waiting {
 impl Drop for Waiting {
     fn drop(&mut self) {
         self.cloud.table().rows.remove(&self.id);
+    }
+}
+
+fn not_sent(error: PublishError) -> NotSent {
+    match error {
+        PublishError::TooLarge { .. } | PublishError::Invalid => NotSent::TooLarge,
+        PublishError::QueueFull => NotSent::QueueFull,
+        PublishError::Down => NotSent::Down,
     }
 }
 

@@ -9,13 +9,21 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use hedge_agent_core::Offload;
+use hedge_agent_core::{Offload, RouteSettings};
 use hedge_certify::Score;
-use hedge_config::Secret;
 use hedge_engine::{DeviceChoice, FaultPolicy};
 use hedge_telemetry::LogConfig;
-use hedge_wire::{DeviceId, ModelId, TenantId};
+use hedge_wire::{DeviceId, GroupId, ModelId, PublicKey, TenantId};
 use serde::Deserialize;
+
+mod route;
+mod sections;
+
+pub use route::{AuditsSection, BudgetSection, RouteSection};
+pub use sections::{
+    AgentSection, CacheSection, EngineSection, HttpSection, LinkSection, ModelSection, OffloadSection,
+    RepositorySection,
+};
 
 /// The most rows that the engine's queue may be configured to hold.
 const MAX_QUEUE_ROWS: usize = 65_536;
@@ -40,151 +48,14 @@ pub struct Config {
     pub link: LinkSection,
     /// When and how long the cloud is asked.
     pub offload: OffloadSection,
+    /// Rows that the cloud is asked about later.
+    pub audits: AuditsSection,
     /// The log.
     pub log: LogConfig,
     /// A folder of models.
     pub repository: RepositorySection,
     /// The models served; at least one, unless there is a folder of them.
     pub models: Vec<ModelSection>,
-}
-
-/// `[agent]`
-#[derive(Debug, Clone, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct AgentSection {
-    /// Whose device it is: a topic level, `[a-z0-9-]{1,48}`. Default: `default`.
-    pub tenant: String,
-    /// The device's id, unique in its tenant, `[a-z0-9-]{1,48}`: also its MQTT client id. Needed with `link.url`.
-    pub device_id: Option<String>,
-    /// Folder for what the agent keeps; one agent each. Default: `/var/lib/hedge-agent`.
-    pub state_dir: PathBuf,
-    /// How long, after SIGTERM, requests in flight may take. Seconds; default 10.
-    pub drain_secs: u64,
-}
-
-/// `[http]`
-#[derive(Debug, Clone, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct HttpSection {
-    /// TCP address and port (0: any free one); empty for none. Default: `127.0.0.1:8000`. There is no authentication: a
-    /// wider address gives the models to the whole network.
-    pub listen: String,
-    /// Path of a Unix socket to serve as well. Default: none.
-    pub unix_socket: Option<PathBuf>,
-    /// The largest request body. Bytes; default 16 MiB.
-    pub max_body_bytes: usize,
-    /// The most bytes of request bodies held at once; more requests wait, then get 503. Bytes; default 64 MiB.
-    pub max_inflight_body_bytes: usize,
-    /// The most connections at once, TCP and Unix each; more wait to be accepted. Default 256.
-    pub max_connections: usize,
-}
-
-/// `[engine]`
-#[derive(Debug, Clone, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct EngineSection {
-    /// `auto` (the fastest that agrees with the CPU), `gpu` or `cpu`. Default: `auto`.
-    pub device: String,
-    /// The most rows run at once. Default 32.
-    pub max_batch: usize,
-    /// How long a row may wait for others to fill its batch. Microseconds; default 0.
-    pub max_wait_micros: u64,
-    /// The most rows that wait, and the most that one request may have; more get 429. Default 256.
-    pub queue_rows: usize,
-    /// A batch that a GPU has not answered by then is answered by the CPU. Milliseconds; default 500.
-    pub slow_after_ms: u64,
-    /// A GPU whose run has not ended by then is taken out of service and tried again later. Seconds; default 30.
-    pub hang_after_secs: u64,
-    /// The most that the weights of all loaded models may take; a model beyond it is not loaded. A model on a GPU counts
-    /// twice, a model that is replaced counts until its last request is answered. Bytes; default 2 GiB.
-    pub max_models_bytes: u64,
-}
-
-/// `[repository]`
-#[derive(Debug, Clone, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct RepositorySection {
-    /// A folder whose bundles (`NAME.hedge`, or a folder `NAME` with a `manifest.json`) and ONNX files (`NAME.onnx`) are
-    /// served by their names, while the agent runs. Default: none.
-    pub path: Option<PathBuf>,
-    /// How often the folder is looked at, 10 to 3600000; a file is taken when two looks in a row find it the same.
-    /// Milliseconds; default 1000.
-    pub scan_ms: u64,
-    /// As in `[[models]]`, for the models of the folder that no `[[models]]` names. Default: `never`.
-    pub offload: String,
-    /// As in `[[models]]`. Default: none.
-    pub threshold: Option<f32>,
-}
-
-/// `[cache]`
-#[derive(Debug, Clone, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct CacheSection {
-    /// Whether results are cached. Default: true.
-    pub enabled: bool,
-    /// The most bytes of results. Bytes; default 32 MiB.
-    pub max_bytes: u64,
-    /// Older results are not used. Seconds; default 86400 (a day).
-    pub max_age_secs: u64,
-}
-
-/// `[link]`
-#[derive(Debug, Clone, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct LinkSection {
-    /// The MQTT 5 broker, `mqtt://host:port`. Default: none, and then there is no cloud.
-    pub url: Option<String>,
-    /// How often the broker is pinged; at least 5. Seconds; default 30.
-    pub keepalive_secs: u64,
-    /// The broker's user. Default: none.
-    pub username: Option<String>,
-    /// The user's password; better given as `HEDGE_LINK__PASSWORD`. Default: none.
-    pub password: Option<Secret>,
-}
-
-/// `[offload]`
-#[derive(Debug, Clone, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct OffloadSection {
-    /// How long a request may take unless it says otherwise (`hedge.deadline_ms`). Milliseconds; default 1000.
-    pub deadline_ms: u64,
-    /// The most that a request may ask for. Milliseconds; default 60000.
-    pub max_deadline_ms: u64,
-    /// How long to wait for a reply before asking once more, at most half of the request's time; ± 25 % at random.
-    /// Milliseconds; default 250.
-    pub retry_after_ms: u64,
-}
-
-/// `[[models]]`
-#[derive(Debug, Clone, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct ModelSection {
-    /// The name in the API.
-    pub name: String,
-    /// The version in the API. Default: the bundle's own, `1` for an ONNX file.
-    #[serde(default)]
-    pub version: Option<String>,
-    /// The ONNX file or bundle. Default: the model of this name in `repository.path`.
-    #[serde(default)]
-    pub path: Option<PathBuf>,
-    /// `auto`: rows whose score is below the threshold go to the cloud; `never`: none leaves the device. Default: `auto`.
-    #[serde(default = "auto")]
-    pub offload: String,
-    /// Local answers of at least this score stay local, 0..1. Needed unless `offload` is `never`.
-    #[serde(default)]
-    pub threshold: Option<f32>,
-    /// `margin` (the two largest class probabilities' difference) or `msp` (the largest). Default: `margin`.
-    #[serde(default)]
-    pub score: Score,
-    /// The output with the class logits, FP32 `[N, classes]`. Default: the model's only such output.
-    #[serde(default)]
-    pub score_output: Option<String>,
-    /// The cloud model to ask. Default: the model of the same name.
-    #[serde(default)]
-    pub cloud_model: Option<String>,
-    /// Names of the classes, for the model's `config` endpoint. Default: none.
-    #[serde(default)]
-    pub labels: Vec<String>,
 }
 
 /// A configuration that cannot work.
@@ -202,6 +73,7 @@ pub struct SettingsError {
 pub struct Settings {
     pub(crate) tenant: TenantId,
     pub(crate) device: Option<DeviceId>,
+    pub(crate) device_class: Option<GroupId>,
     pub(crate) state_dir: PathBuf,
     pub(crate) drain: Duration,
     pub(crate) listen: Option<SocketAddr>,
@@ -218,6 +90,8 @@ pub struct Settings {
     pub(crate) repository: Option<Repository>,
     pub(crate) cache: Option<CacheSection>,
     pub(crate) link: LinkSection,
+    pub(crate) class_key: Option<PublicKey>,
+    pub(crate) audits: AuditsSection,
     pub(crate) deadline: Duration,
     pub(crate) max_deadline: Duration,
     pub(crate) retry_after: Duration,
@@ -247,6 +121,10 @@ pub(crate) struct ModelSettings {
     pub(crate) score_output: Option<String>,
     pub(crate) cloud_model: ModelId,
     pub(crate) labels: Vec<String>,
+    /// How its rows are routed; the seed is drawn when the route begins.
+    pub(crate) route: RouteSettings,
+    /// A certificate to begin with.
+    pub(crate) certificate: Option<PathBuf>,
 }
 
 impl Config {
@@ -261,10 +139,12 @@ impl Config {
         let max_deadline = self.deadline("offload.max_deadline_ms", self.offload.max_deadline_ms)?;
         require(deadline <= max_deadline, "offload.deadline_ms", "must not exceed offload.max_deadline_ms")?;
         self.check_sizes()?;
+        self.audits.check()?;
         self.log.validate().map_err(|error| wrong("log.level", &error))?;
         Ok(Settings {
             tenant: TenantId::parse(&self.agent.tenant).map_err(|error| wrong("agent.tenant", &error))?,
             device,
+            device_class: self.device_class()?,
             state_dir: self.agent.state_dir.clone(),
             drain: Duration::from_secs(self.agent.drain_secs),
             listen: self.listen()?,
@@ -285,6 +165,8 @@ impl Config {
             repository: self.repository()?,
             cache: self.cache.enabled.then(|| self.cache.clone()),
             link: self.link.clone(),
+            class_key: self.class_key()?,
+            audits: self.audits.clone(),
             deadline,
             max_deadline,
             retry_after: Duration::from_millis(self.offload.retry_after_ms),
@@ -298,6 +180,16 @@ impl Config {
         let needed = self.link.url.is_some();
         require(id.is_some() || !needed, "agent.device_id", "is needed with link.url; give each device its own")?;
         Ok(id)
+    }
+
+    fn device_class(&self) -> Result<Option<GroupId>, SettingsError> {
+        let class = self.agent.device_class.as_deref().map(GroupId::parse).transpose();
+        class.map_err(|error| wrong("agent.device_class", &error))
+    }
+
+    fn class_key(&self) -> Result<Option<PublicKey>, SettingsError> {
+        let key = self.link.class_key.as_deref().map(str::parse).transpose();
+        key.map_err(|error: hedge_wire::KeyError| wrong("link.class_key", &error))
     }
 
     fn listen(&self) -> Result<Option<SocketAddr>, SettingsError> {
@@ -383,6 +275,13 @@ impl Config {
     }
 }
 
+impl ModelSettings {
+    /// Whether rows are decided about by a score.
+    pub(crate) fn needs_score(&self) -> bool {
+        self.offload == Offload::Auto || self.route.contract.is_some()
+    }
+}
+
 impl Repository {
     /// The settings of a model that no `[[models]]` names.
     pub(crate) fn settings(&self, name: &str) -> Result<ModelSettings, SettingsError> {
@@ -403,14 +302,16 @@ impl ModelSection {
             "never" => Offload::Never,
             other => return Err(wrong(&key("offload"), &format!("{other:?} is neither \"auto\" nor \"never\""))),
         };
-        let threshold = match (self.threshold, offload) {
-            (Some(threshold), _) => threshold,
-            (None, Offload::Never) => f32::NEG_INFINITY,
-            (None, Offload::Auto) => {
-                return Err(wrong(&key("threshold"), &"is missing; set it (0..1), or offload = \"never\""));
+        let threshold = match (self.threshold, offload, &self.route.contract) {
+            (Some(threshold), _, _) => threshold,
+            (None, Offload::Never, _) | (None, _, Some(_)) => f32::NEG_INFINITY,
+            (None, Offload::Auto, None) => {
+                let why = "is missing; set it (0..1), a route.contract, or offload = \"never\"";
+                return Err(wrong(&key("threshold"), &why));
             }
         };
         require(!threshold.is_nan(), &key("threshold"), "must be a number")?;
+        let route = self.route.resolve(&self.budget, (threshold, self.score, offload), key)?;
         Ok(ModelSettings {
             name: self.name.clone(),
             version: self.version.clone(),
@@ -421,97 +322,10 @@ impl ModelSection {
             score_output: self.score_output.clone(),
             cloud_model: ModelId::from_name(self.cloud_model.as_deref().unwrap_or(&self.name)),
             labels: self.labels.clone(),
+            route,
+            certificate: self.route.certificate.clone(),
         })
     }
-}
-
-impl Default for AgentSection {
-    fn default() -> Self {
-        Self {
-            tenant: "default".into(),
-            device_id: None,
-            state_dir: PathBuf::from("/var/lib/hedge-agent"),
-            drain_secs: 10,
-        }
-    }
-}
-
-impl Default for HttpSection {
-    fn default() -> Self {
-        Self {
-            listen: "127.0.0.1:8000".into(),
-            unix_socket: None,
-            max_body_bytes: 16 * 1024 * 1024,
-            max_inflight_body_bytes: 64 * 1024 * 1024,
-            max_connections: 256,
-        }
-    }
-}
-
-impl Default for EngineSection {
-    fn default() -> Self {
-        Self {
-            device: "auto".into(),
-            max_batch: 32,
-            max_wait_micros: 0,
-            queue_rows: 256,
-            slow_after_ms: 500,
-            hang_after_secs: 30,
-            max_models_bytes: 2 * 1024 * 1024 * 1024,
-        }
-    }
-}
-
-impl Default for RepositorySection {
-    fn default() -> Self {
-        Self { path: None, scan_ms: 1000, offload: "never".into(), threshold: None }
-    }
-}
-
-impl Default for CacheSection {
-    fn default() -> Self {
-        Self { enabled: true, max_bytes: 32 * 1024 * 1024, max_age_secs: 86_400 }
-    }
-}
-
-impl Default for LinkSection {
-    fn default() -> Self {
-        Self { url: None, keepalive_secs: 30, username: None, password: None }
-    }
-}
-
-impl Default for OffloadSection {
-    fn default() -> Self {
-        Self { deadline_ms: 1000, max_deadline_ms: 60_000, retry_after_ms: 250 }
-    }
-}
-
-impl ModelSection {
-    /// A model that is never offloaded: name and file, everything else by default.
-    #[must_use]
-    pub fn local(name: impl Into<String>, path: impl Into<PathBuf>) -> Self {
-        Self {
-            name: name.into(),
-            version: None,
-            path: Some(path.into()),
-            offload: "never".into(),
-            threshold: None,
-            score: Score::default(),
-            score_output: None,
-            cloud_model: None,
-            labels: Vec::new(),
-        }
-    }
-
-    /// A model whose rows below `threshold` go to the cloud model of the same name.
-    #[must_use]
-    pub fn offloading(name: impl Into<String>, path: impl Into<PathBuf>, threshold: f32) -> Self {
-        Self { offload: auto(), threshold: Some(threshold), ..Self::local(name, path) }
-    }
-}
-
-fn auto() -> String {
-    "auto".into()
 }
 
 fn require(holds: bool, key: &str, why: &str) -> Result<(), SettingsError> {

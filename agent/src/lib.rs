@@ -14,7 +14,9 @@ mod config;
 mod listen;
 mod metrics;
 mod model;
+mod presence;
 mod random;
+mod routing;
 mod row;
 mod scan;
 mod score;
@@ -23,9 +25,10 @@ mod source;
 pub use agent::{Agent, StartError, start, start_on};
 pub use budget::OverBudget;
 pub use config::{
-    AgentSection, CacheSection, Config, EngineSection, HttpSection, LinkSection, ModelSection, OffloadSection,
-    RepositorySection, Settings, SettingsError,
+    AgentSection, AuditsSection, BudgetSection, CacheSection, Config, EngineSection, HttpSection, LinkSection,
+    ModelSection, OffloadSection, RepositorySection, RouteSection, Settings, SettingsError,
 };
 pub use listen::ListenError;
 pub use model::ModelError;
+pub use routing::default_device_class;
 pub use score::NoScore;

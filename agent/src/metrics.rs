@@ -2,10 +2,13 @@
 
 use std::time::Duration;
 
+use hedge_agent_core::route::PhaseName;
 use hedge_agent_core::{Answer, Failure};
-use hedge_agent_spool::CacheStats;
+use hedge_agent_spool::{AuditStats, CacheStats};
 use hedge_engine::{DeviceStanding, DeviceState, FaultKind};
 use hedge_telemetry::metrics::{self, Counter, Counters, Gauge, Gauges, Histograms, Registry, SECONDS};
+
+use crate::routing::{CertificateGauges, MonitorGauges, RouteGauges};
 
 /// Every metric of the agent.
 pub(crate) struct Metrics {
@@ -26,6 +29,7 @@ pub(crate) struct Metrics {
     models: ModelGauges,
     devices: DeviceGauges,
     cache: CacheGauges,
+    routes: RouteMetrics,
 }
 
 /// What became of a model.
@@ -47,6 +51,29 @@ struct ModelGauges {
 struct DeviceGauges {
     state: Gauges<2>,
     faults: Gauges<2>,
+}
+
+/// What local answers promise, and what checks it. Gauges are of the moment of rendering.
+struct RouteMetrics {
+    phase: Gauges<2>,
+    transitions: Counters<2>,
+    audits: Counters<2>,
+    labels: Counters<2>,
+    requests: Gauges<1>,
+    attempts: Gauges<1>,
+    gathered: Gauges<1>,
+    wanted: Gauges<1>,
+    threshold: Gauges<1>,
+    index: Gauges<1>,
+    expires: Gauges<1>,
+    wealth: Gauges<1>,
+    line: Gauges<1>,
+    rate: Gauges<1>,
+    breaker: Gauges<1>,
+    waiting: Gauge,
+    waiting_bytes: Gauge,
+    removed: Gauges<1>,
+    evidence_dropped: Gauge,
 }
 
 /// The cache counts for itself; these show its numbers at the moment of rendering.
@@ -104,6 +131,7 @@ impl Metrics {
                 dropped: r.gauge("hedge_cache_dropped", "Results not cached since the start"),
                 rebuilt: r.gauge("hedge_cache_rebuilt", "Times that the cache was made anew since the start"),
             },
+            routes: RouteMetrics::new(r),
             registry,
         }
     }
@@ -152,6 +180,47 @@ impl Metrics {
         }]);
     }
 
+    /// Something happened to a model's route.
+    pub(crate) fn route_step(&self, model: &str, kind: &str) {
+        self.routes.transitions.with([model, kind]).inc();
+    }
+
+    /// The verdict on an audit is there.
+    pub(crate) fn audited(&self, model: &str, differs: bool) {
+        self.routes.audits.with([model, outcome(differs)]).inc();
+    }
+
+    /// Audits will get no verdict.
+    pub(crate) fn audits_lost(&self, model: &str, count: u64) {
+        self.routes.audits.with([model, "lost"]).inc_by(count);
+    }
+
+    /// The verdict on an offloaded row was compared with the local answer.
+    pub(crate) fn labelled(&self, model: &str, differs: bool) {
+        self.routes.labels.with([model, outcome(differs)]).inc();
+    }
+
+    /// What routes look like now, by model.
+    pub(crate) fn show_routes<'a>(
+        &self,
+        routes: impl Iterator<Item = (&'a str, &'a RouteGauges)>,
+        audits: AuditStats,
+        evidence_dropped: u64,
+    ) {
+        routes.for_each(|(model, route)| self.routes.show(model, route));
+        self.routes.evidence_dropped.set(evidence_dropped as f64);
+        self.routes.waiting.set(audits.waiting as f64);
+        self.routes.waiting_bytes.set(audits.bytes as f64);
+        let removed = [
+            ("finished", audits.finished),
+            ("room", audits.dropped),
+            ("age", audits.expired),
+            ("withdrawn", audits.withdrawn),
+            ("damaged", audits.damaged),
+        ];
+        removed.into_iter().for_each(|(why, count)| self.routes.removed.with([why]).set(count as f64));
+    }
+
     /// Everything as text; `models` are the known names, each with its waiting rows if it is served.
     pub(crate) fn render<'a>(
         &self,
@@ -170,6 +239,71 @@ impl Metrics {
             self.cache.show(stats);
         }
         metrics::render(&self.registry)
+    }
+}
+
+fn outcome(differs: bool) -> &'static str {
+    if differs { "differs" } else { "agrees" }
+}
+
+impl RouteMetrics {
+    fn new(r: &Registry) -> Self {
+        let gauges = |name, help| r.gauges(name, help, ["model"]);
+        Self {
+            phase: r.gauges("hedge_route_phase", "1 for the phase that a model's routing is in", ["model", "phase"]),
+            transitions: r.counters(
+                "hedge_route_transitions_total",
+                "Changes of a model's routing, such as alarm, void, issued and used",
+                ["model", "kind"],
+            ),
+            audits: r.counters(
+                "hedge_route_audits_total",
+                "Audits of local answers, by whether the cloud's answer agrees, differs or was lost",
+                ["model", "outcome"],
+            ),
+            labels: r.counters(
+                "hedge_route_labels_total",
+                "Offloaded rows that were compared with their local answer, by whether they agree or differ",
+                ["model", "outcome"],
+            ),
+            requests: gauges("hedge_route_requests", "Rows decided about since the route began"),
+            attempts: gauges("hedge_route_attempts", "Attempts to certify so far"),
+            gathered: gauges("hedge_route_labels_gathered", "Labels gathered for the next certificate"),
+            wanted: gauges("hedge_route_labels_wanted", "Labels that the next certificate needs"),
+            threshold: gauges("hedge_route_certificate_threshold", "Score from which on answers are certified"),
+            index: gauges("hedge_route_certificate_index", "Number of the certificate in its series"),
+            expires: gauges("hedge_route_certificate_expires_seconds", "When the certificate expires, since 1970"),
+            wealth: gauges("hedge_route_alarm_wealth", "Wealth of the bets against the certificate"),
+            line: gauges("hedge_route_alarm_line", "Wealth at which the certificate is void"),
+            rate: gauges("hedge_route_audit_rate", "Fraction of the rows that is audited"),
+            breaker: gauges("hedge_route_breaker_open", "1 while offloads pause because too many failed"),
+            waiting: r.gauge("hedge_audits_waiting", "Audits waiting for the cloud"),
+            waiting_bytes: r.gauge("hedge_audits_waiting_bytes", "Bytes of audits waiting for the cloud"),
+            removed: r.gauges("hedge_audits_removed", "Audits that left the queue since the start", ["why"]),
+            evidence_dropped: r
+                .gauge("hedge_evidence_dropped", "Messages of evidence that the gateway never gets, since the start"),
+        }
+    }
+
+    fn show(&self, model: &str, route: &RouteGauges) {
+        for phase in [PhaseName::NoContract, PhaseName::Gathering, PhaseName::Shadow, PhaseName::Certified] {
+            self.phase.with([model, phase.name()]).set_flag(phase == route.phase);
+        }
+        self.requests.with([model]).set(route.requests as f64);
+        self.attempts.with([model]).set(f64::from(route.attempts));
+        let (gathered, wanted) = route.labels.unwrap_or_default();
+        self.gathered.with([model]).set_count(gathered);
+        self.wanted.with([model]).set_count(wanted);
+        self.breaker.with([model]).set_flag(route.breaker_open);
+        // Without a certificate there is no threshold: no number.
+        let certificate = |of: fn(&CertificateGauges) -> f64| route.certificate.as_ref().map_or(f64::NAN, of);
+        self.threshold.with([model]).set(certificate(|certificate| f64::from(certificate.threshold)));
+        self.index.with([model]).set(certificate(|certificate| f64::from(certificate.index)));
+        self.expires.with([model]).set(certificate(|certificate| certificate.expires_unix_secs as f64));
+        let monitor = |of: fn(&MonitorGauges) -> f64| route.monitor.as_ref().map_or(f64::NAN, of);
+        self.wealth.with([model]).set(monitor(|monitor| monitor.wealth));
+        self.line.with([model]).set(monitor(|monitor| monitor.line));
+        self.rate.with([model]).set(monitor(|monitor| monitor.rate));
     }
 }
 

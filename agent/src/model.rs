@@ -1,14 +1,13 @@
 //! A model being served: its file, its place on a device, its score and its policy.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use hedge_agent_core::route::{EdgeSide, InvalidRoute};
-use hedge_agent_core::{Offload, RouteSettings, Router};
+use hedge_agent_core::route::InvalidRoute;
 use hedge_agent_spool::DeviceKey;
-use hedge_bundle::BundleError;
-use hedge_certify::{Features, Fingerprint};
+use hedge_bundle::{BundleError, Comparison};
+use hedge_certify::Features;
 use hedge_engine::transform::Pipeline;
 use hedge_engine::worker::{BatchPolicy, Worker};
 use hedge_engine::{DeviceKind, Engine, LoadError, Port, RanOn, Signature};
@@ -18,6 +17,7 @@ use hedge_wire::Digest;
 
 use crate::budget::{Budget, OverBudget, Reservation};
 use crate::config::{ModelSettings, Settings, SettingsError};
+use crate::routing::{Route, Routes, Side};
 use crate::score::{NoScore, Scorer};
 use crate::source::{self, Source, SourceError};
 
@@ -126,7 +126,10 @@ pub(crate) struct ServedModel {
     pub(crate) pipeline: Option<Pipeline>,
     pub(crate) worker: Worker,
     pub(crate) scorer: Option<Scorer>,
-    router: Mutex<Router>,
+    /// When a cloud model's answer differs from this one's; none where nothing is compared.
+    pub(crate) comparison: Option<Comparison>,
+    /// Who decides about its rows.
+    pub(crate) route: Arc<Route>,
     /// Those of the name: a model that replaces another goes on counting.
     pub(crate) counts: Arc<Counts>,
     device_key: DeviceKey,
@@ -158,8 +161,7 @@ impl ServedModel {
         settings: &ModelSettings,
         path: &Path,
         engine: &Engine,
-        all: &Settings,
-        budget: &Budget,
+        (all, budget, routes): (&Settings, &Budget, &Routes),
         counts: Arc<Counts>,
     ) -> Result<Self, ModelError> {
         let name = || settings.name.clone();
@@ -176,36 +178,39 @@ impl ServedModel {
         let memory = memory.resize(weights).map_err(over)?;
         let load_error = |source| ModelError::Load { name: name(), source };
         let model = engine.load(&source.graph, all.device_choice, &source.golden).map_err(load_error)?;
-        let (device_key, copies) = match model.device().kind() {
+        let kind = model.device().kind();
+        let (device_key, copies) = match kind {
             DeviceKind::Cpu => (DeviceKey::Cpu, 1),
             // Its own, and the one that stands by.
             DeviceKind::Gpu => (DeviceKey::Gpu, 2),
         };
         let memory = memory.resize(weights.saturating_mul(copies)).map_err(over)?;
         let signature = model.signature().clone();
-        let Source { digest, version, labels, score_output, pipeline, .. } = source;
+        let Source { digest, version, labels, score_output, comparison, transforms, pipeline, .. } = source;
         let mut settings = settings.clone();
-        if settings.offload == Offload::Auto {
+        if settings.needs_score() {
             settings.score_output = settings.score_output.or(score_output);
         }
         let scorer = Scorer::choose(&settings, &signature);
         let scorer = scorer.map_err(|source| ModelError::Score { name: settings.name.clone(), source })?;
+        let top_class = |scorer: &Scorer| Comparison::TopClass { output: scorer.output().to_owned() };
+        let comparison = comparison.or_else(|| scorer.as_ref().map(top_class));
         let policy = BatchPolicy { max_batch: all.max_batch, max_wait: all.max_wait, queue_rows: all.queue_rows };
         let worker = Worker::spawn("engine", model, policy);
         let worker = worker.map_err(|source| ModelError::NoThread { name: settings.name.clone(), source })?;
         tracing::info!(model = settings.name, %digest, device = worker.device_label(), "model ready");
         let labels = if settings.labels.is_empty() { labels } else { settings.labels.clone() };
         let version = settings.version.clone().unwrap_or(version);
-        let routing =
-            RouteSettings { score: settings.score, ..RouteSettings::uncertified(settings.threshold, settings.offload) };
-        let side = EdgeSide {
-            edge: Fingerprint(digest.0),
-            device_class: worker.device_label().to_owned(),
-            transforms: Fingerprint::of(&[]),
-            comparison: "top-class".to_owned(),
+        // Last: from here on the model that served under the name so far promises nothing more.
+        let side = Side {
+            cloud_model: settings.cloud_model.clone(),
+            edge: digest,
+            class: all.device_class.clone().unwrap_or_else(|| Side::default_class(kind)),
+            transforms,
+            comparison: comparison.as_ref().map(ToString::to_string).unwrap_or_default(),
         };
-        let router = Router::new(routing, side);
-        let router = router.map_err(|source| ModelError::Route { name: settings.name.clone(), source })?;
+        let route = routes.adopt(&settings, side);
+        let route = route.map_err(|source| ModelError::Route { name: settings.name.clone(), source })?;
         Ok(Self {
             settings,
             version,
@@ -215,7 +220,8 @@ impl ServedModel {
             pipeline,
             worker,
             scorer,
-            router: Mutex::new(router),
+            comparison,
+            route,
             counts,
             device_key,
             _memory: memory,
@@ -242,9 +248,18 @@ impl ServedModel {
         self.scorer.as_ref().and_then(|scorer| scorer.features(outputs))
     }
 
-    /// Who decides about its rows.
-    pub(crate) fn router(&self) -> MutexGuard<'_, Router> {
-        self.router.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Whether the cloud's answer to a row differs from the local one. What cannot be compared counts as different: a
+    /// certificate may be missed for that, but none is issued by it.
+    pub(crate) fn differs(&self, local: &[NamedTensor], cloud: &[NamedTensor]) -> bool {
+        let Some(comparison) = &self.comparison else { return true };
+        let value = |outputs: &[NamedTensor]| {
+            outputs.iter().find(|output| output.name == comparison.output()).map(|output| output.tensor.clone())
+        };
+        let (Some(local), Some(cloud)) = (value(local), value(cloud)) else { return true };
+        comparison.differs(&local, &cloud).unwrap_or_else(|error| {
+            tracing::debug!(model = self.settings.name, %error, "answers that cannot be compared count as different");
+            true
+        })
     }
 
     /// Puts a cloud model's outputs in the order of this model's, if they are what its signature says.

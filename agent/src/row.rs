@@ -7,10 +7,11 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use hedge_agent_core::{
-    Action, Answer, Ask, CachedVerdict, Event, Failure, LocalFailure, LocalResult, Outputs, Place, RouteEvent, Row,
-    RowPolicy, Timing,
+    Action, Answer, Ask, CachedVerdict, Decision, Event, Failure, LocalFailure, LocalResult, Outputs, Place,
+    RouteEvent, Row, RowPolicy, Ticket, Timing,
 };
 use hedge_agent_spool::{Cache, Entry, Key, RowDigest};
+use hedge_certify::Fingerprint;
 use hedge_engine::worker::{RowOutput, SubmitError};
 use hedge_engine::{RanOn, RunError};
 use hedge_tensor::NamedTensor;
@@ -21,12 +22,14 @@ use tokio::time::Instant;
 use crate::cloud::{Cloud, CloudEvent, Waiting};
 use crate::metrics::Metrics;
 use crate::model::{ServedModel, Tally};
+use crate::routing::Routes;
 
 /// What every row needs.
 pub(crate) struct Shared {
     pub(crate) cloud: Arc<Cloud>,
     pub(crate) cache: Option<Cache>,
     pub(crate) metrics: Arc<Metrics>,
+    pub(crate) routes: Arc<Routes>,
     /// The moment from which rows count time.
     pub(crate) epoch: Instant,
     pub(crate) retry_after: Duration,
@@ -39,6 +42,10 @@ pub(crate) struct Wish {
     pub(crate) allowed: Duration,
 }
 
+/// About what a message has beside its tensors, and a tensor beside its values.
+const MESSAGE_BYTES: usize = 128;
+const TENSOR_BYTES: usize = 37;
+
 type EngineReply = oneshot::Receiver<Result<RowOutput, RunError>>;
 
 /// One row under way.
@@ -50,6 +57,8 @@ pub(crate) struct RowTask {
     arrived: Instant,
     digest: Option<RowDigest>,
     engine: Option<EngineReply>,
+    /// Whether the router has counted a message that is not sent yet.
+    charged: bool,
     id: Option<RequestId>,
     waiting: Option<Waiting>,
     wake: Instant,
@@ -84,6 +93,7 @@ impl RowTask {
             arrived,
             digest: None,
             engine: None,
+            charged: false,
             id: None,
             waiting: None,
             wake: arrived + wish.allowed,
@@ -157,10 +167,16 @@ impl RowTask {
                 None
             }
             Action::Decide(ask) => Some(self.decide(&ask)),
-            // Only a router with a contract gives tickets.
-            Action::Audit { .. } | Action::Label { .. } => None,
+            Action::Audit { ticket, local } => {
+                self.shared.routes.audit(&self.model, ticket, &local, &self.inputs);
+                None
+            }
+            Action::Label { ticket, local, verdict, cloud } => {
+                self.label(ticket, &local, &verdict, cloud);
+                None
+            }
             Action::Heard { outcome, waited } => {
-                self.model.router().on(RouteEvent::Heard { outcome, waited }, unix_now());
+                self.model.route.tell(RouteEvent::Heard { outcome, waited });
                 None
             }
             Action::Publish { attempt, left } => self.publish(attempt, left),
@@ -207,9 +223,24 @@ impl RowTask {
         LocalResult { outputs, score, features, stand_in }
     }
 
-    fn decide(&self, ask: &Ask) -> Event {
-        let bytes: usize = self.inputs.iter().map(|input| input.tensor.bytes().len()).sum();
-        Event::Decided(self.model.router().decide(ask, bytes as u64, unix_now()))
+    fn decide(&mut self, ask: &Ask) -> Event {
+        let decision = self.model.route.decide(ask, self.offload_bytes());
+        self.charged = matches!(decision, Decision::Offload { .. });
+        Event::Decided(decision)
+    }
+
+    fn label(&self, ticket: Ticket, local: &LocalResult, verdict: &[NamedTensor], cloud: hedge_wire::Digest) {
+        // A ticket is given for rows with features only.
+        let Some(features) = local.features else { return };
+        let differs = self.model.differs(&local.outputs, verdict);
+        self.shared.metrics.labelled(&self.model.settings.name, differs);
+        self.model.route.tell(RouteEvent::Labelled { ticket, features, differs, cloud: Fingerprint(cloud.0) });
+    }
+
+    /// About what a message with this row has; compression is not tried for it.
+    fn offload_bytes(&self) -> u64 {
+        let tensors: usize = self.inputs.iter().map(|input| input.tensor.bytes().len() + TENSOR_BYTES).sum();
+        (tensors + MESSAGE_BYTES) as u64
     }
 
     fn store(&self, key: impl FnOnce(&RowDigest) -> Key, entry: &Entry) {
@@ -250,6 +281,10 @@ impl RowTask {
     }
 
     fn publish(&mut self, attempt: u8, left: Duration) -> Option<Event> {
+        // The decision was charged for one message.
+        if !std::mem::take(&mut self.charged) {
+            self.model.route.tell(RouteEvent::Sent { bytes: self.offload_bytes() });
+        }
         let id = *self.id.get_or_insert_with(|| RequestId::from_uuid(uuid::Uuid::now_v7()));
         if self.waiting.is_none() {
             self.waiting = Some(self.shared.cloud.enter(id));

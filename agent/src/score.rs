@@ -1,6 +1,5 @@
 //! From a row of outputs to its score.
 
-use hedge_agent_core::Offload;
 use hedge_certify::{Features, Score};
 use hedge_engine::{Port, Signature};
 use hedge_graph::Dim;
@@ -40,7 +39,7 @@ pub enum NoScore {
 }
 
 impl Scorer {
-    /// The scorer of a model; none for one that is never offloaded and has no obvious logits.
+    /// The scorer of a model; none for one that is never offloaded, promises nothing and has no obvious logits.
     pub(crate) fn choose(settings: &ModelSettings, signature: &Signature) -> Result<Option<Self>, NoScore> {
         let has = || signature.outputs.iter().map(text).collect::<Vec<_>>().join(", ");
         let chosen = match &settings.score_output {
@@ -52,12 +51,17 @@ impl Scorer {
                 let candidates: Vec<&Port> = signature.outputs.iter().filter(|port| is_logits(port)).collect();
                 match candidates[..] {
                     [only] => Some(only),
-                    _ if settings.offload == Offload::Never => None,
+                    _ if !settings.needs_score() => None,
                     _ => return Err(NoScore::Ambiguous { count: candidates.len(), has: has() }),
                 }
             }
         };
         Ok(chosen.map(|port| Self { output: port.name.clone(), score: settings.score }))
+    }
+
+    /// The output that holds the logits.
+    pub(crate) fn output(&self) -> &str {
+        &self.output
     }
 
     /// The score of one row; none if the output is missing or not of numbers.

@@ -2,7 +2,8 @@
 
 use std::path::Path;
 
-use hedge_bundle::{Bundle, BundleError};
+use hedge_bundle::{Bundle, BundleError, Comparison};
+use hedge_certify::Fingerprint;
 use hedge_engine::Golden;
 use hedge_engine::transform::{Pipeline, TransformError};
 use hedge_graph::Graph;
@@ -19,6 +20,10 @@ pub(crate) struct Source {
     pub(crate) labels: Vec<String>,
     /// The output that confidence is computed from, where the model says so itself.
     pub(crate) score_output: Option<String>,
+    /// When another model's answer is another, where the model says so itself.
+    pub(crate) comparison: Option<Comparison>,
+    /// Names the transforms of its raw inputs.
+    pub(crate) transforms: Fingerprint,
     pub(crate) golden: Vec<Golden>,
     /// How raw inputs become the model's, where the manifest transforms any.
     pub(crate) pipeline: Option<Pipeline>,
@@ -41,6 +46,7 @@ impl Source {
         let digest = Digest(bundle.digest());
         let pipeline = Some(Pipeline::new(&bundle)?).filter(|pipeline| !pipeline.is_identity());
         let Bundle { manifest, graph, golden, .. } = bundle;
+        let transforms = Fingerprint(manifest.transforms_digest().0);
         let version = if bare { FIRST_VERSION.to_owned() } else { manifest.version.as_str().to_owned() };
         let labels = manifest.outputs.into_iter().map(|output| output.labels).find(|labels| !labels.is_empty());
         let golden = golden.into_iter().map(|case| Golden { inputs: case.inputs, outputs: case.outputs });
@@ -50,6 +56,8 @@ impl Source {
             version,
             labels: labels.unwrap_or_default(),
             score_output: manifest.score,
+            comparison: manifest.comparison,
+            transforms,
             golden: golden.collect(),
             pipeline,
         })

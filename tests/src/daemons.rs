@@ -33,6 +33,8 @@ pub struct AgentSetup {
     pub more_models: Vec<(String, PathBuf)>,
     /// Further TOML, before the models.
     pub more: String,
+    /// Further TOML of the bundled edge model, such as its `[models.route]`.
+    pub route: String,
 }
 
 /// A running agent that serves the bundled edge model as `digits`.
@@ -65,6 +67,7 @@ impl Default for AgentSetup {
             cache: true,
             more_models: Vec::new(),
             more: String::new(),
+            route: String::new(),
         }
     }
 }
@@ -100,6 +103,7 @@ impl AgentSetup {
             }
             None => text.push_str("offload = \"never\"\n"),
         }
+        text.push_str(&self.route);
         for (name, path) in &self.more_models {
             let _ = writeln!(text, "\n[[models]]\nname = {name:?}\npath = {path:?}\noffload = \"never\"");
         }

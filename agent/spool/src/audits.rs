@@ -102,14 +102,15 @@ impl AuditQueue {
         Ok(())
     }
 
-    /// The oldest audit that nobody is asking about; it is to be finished or released. May read one record from the disk.
+    /// The oldest audit that nobody is asking about, of a model that `wanted` names; it is to be finished or released. May
+    /// read a record from the disk.
     #[must_use]
-    pub fn lease(&self) -> Option<Leased> {
+    pub fn lease(&self, wanted: impl Fn(&str) -> bool) -> Option<Leased> {
         loop {
             let (number, unwritten) = {
                 let mut inner = self.shared.inner();
                 inner.expire(&self.shared);
-                inner.pending.lease()?
+                inner.pending.lease(&wanted)?
             };
             let value = match unwritten {
                 Some(value) => Some(value.to_vec()),

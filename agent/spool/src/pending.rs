@@ -96,9 +96,10 @@ impl Pending {
         self.places.push_back(Place::Waiting(audit));
     }
 
-    /// The oldest that is not leased, leased from now on: its number, and its value if that is not on disk yet.
-    pub(crate) fn lease(&mut self) -> Option<(u64, Option<Arc<[u8]>>)> {
-        let free = |place: &mut Place| matches!(place, Place::Waiting(waiting) if !waiting.leased);
+    /// The oldest of a model that `wanted` names which is not leased, leased from now on: its number, and its value if that
+    /// is not on disk yet.
+    pub(crate) fn lease(&mut self, wanted: impl Fn(&str) -> bool) -> Option<(u64, Option<Arc<[u8]>>)> {
+        let free = |place: &mut Place| place.waiting().is_some_and(|audit| !audit.leased && wanted(&audit.model));
         let at = self.places.iter_mut().position(free)?;
         let Place::Waiting(waiting) = &mut self.places[at] else { return None };
         waiting.leased = true;
@@ -236,11 +237,11 @@ mod tests {
     #[test]
     fn the_oldest_that_is_free_is_leased_next() {
         let mut pending = filled(2);
-        assert_eq!(pending.lease().map(|(number, _)| number), Some(0));
-        assert_eq!(pending.lease().map(|(number, _)| number), Some(1));
-        assert!(pending.lease().is_none());
+        assert_eq!(pending.lease(|_| true).map(|(number, _)| number), Some(0));
+        assert_eq!(pending.lease(|_| true).map(|(number, _)| number), Some(1));
+        assert!(pending.lease(|_| true).is_none());
         pending.release(0);
-        assert_eq!(pending.lease().map(|(number, _)| number), Some(0));
+        assert_eq!(pending.lease(|_| true).map(|(number, _)| number), Some(0));
     }
 
     #[test]
@@ -265,7 +266,7 @@ mod tests {
     #[test]
     fn the_oldest_leave_for_room_and_for_age_even_if_leased() {
         let mut pending = filled(5);
-        pending.lease();
+        pending.lease(|_| true);
         assert_eq!(pending.evict_to(4, u64::MAX).len(), 1);
         assert_eq!(pending.evict_to(9, 600).len(), 1);
         assert_eq!(pending.expire_before(103).iter().map(|gone| gone.stored_at).collect::<Vec<_>>(), [102]);

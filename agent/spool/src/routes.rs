@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::sync::mpsc::{self, Receiver};
+use std::sync::mpsc::{self, Receiver, TryRecvError};
 
 use crate::snapshot::{self, DamagedSnapshot};
 use crate::state::{Save, Shared};
@@ -52,6 +52,9 @@ impl RouteStore {
     /// What an earlier process saved of the model's route. A damaged file is moved aside and is an error once: the route
     /// then starts from nothing. Blocks for disk I/O.
     pub fn load(&self, model: &str) -> Result<Option<Vec<u8>>, DamagedSnapshot> {
+        if !self.shared.is_kept() {
+            return Ok(None);
+        }
         snapshot::read(&self.shared.routes_folder(), model)
     }
 
@@ -103,6 +106,12 @@ impl Save {
 }
 
 impl Saving {
+    /// Whether the state is on disk, or known not to be. After that the outcome is gone.
+    #[must_use]
+    pub fn is_over(&self) -> bool {
+        !matches!(self.done.try_recv(), Err(TryRecvError::Empty))
+    }
+
     /// Waits until the state is on disk, or is known not to be. Blocks.
     pub fn wait(self) -> Result<(), NotSaved> {
         let done = self.done.recv().unwrap_or_else(|_| Err("the agent is shutting down".into()));

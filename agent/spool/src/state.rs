@@ -28,7 +28,7 @@ use crate::clock::{MachineTime, TimeSource, TrustedClock};
 use crate::pending::Pending;
 use crate::routes::RouteStore;
 use crate::snapshot;
-use crate::state_writer;
+use crate::state_writer::{self, Contents};
 use crate::store::Store;
 
 /// How long to wait for the lock of a process that is just ending.
@@ -76,6 +76,15 @@ pub struct State {
     running: Arc<Running>,
 }
 
+/// What was found on disk.
+#[derive(Default)]
+struct Opened {
+    store: Option<Store>,
+    contents: Contents,
+    files: BTreeSet<PathBuf>,
+    counters: Counters,
+}
+
 struct Running {
     shared: Arc<Shared>,
     thread: Mutex<Option<JoinHandle<()>>>,
@@ -90,8 +99,8 @@ pub(crate) struct Shared {
     /// The queue's database; written only while it is replaced.
     pub(crate) store: RwLock<Option<Store>>,
     pub(crate) counters: Counters,
-    /// Locked until the state is closed.
-    lock: File,
+    /// Locked until the state is closed; none where nothing can be kept.
+    lock: Option<File>,
 }
 
 pub(crate) struct Inner {
@@ -141,6 +150,21 @@ impl State {
         let files = prepare(&config.path).map_err(unusable)?;
         let counters = Counters::default();
         let (store, contents) = state_writer::open(&config, &counters);
+        Self::start(config, time, Some(lock), Opened { store, contents, files, counters })
+    }
+
+    /// A state that touches no disk: audits wait in memory, and no route is saved.
+    pub fn volatile(config: StateConfig) -> Result<Self, StateError> {
+        Self::start(config, Box::new(MachineTime::new()), None, Opened::default())
+    }
+
+    fn start(
+        config: StateConfig,
+        time: Box<dyn TimeSource>,
+        lock: Option<File>,
+        opened: Opened,
+    ) -> Result<Self, StateError> {
+        let Opened { store, contents, files, counters } = opened;
         let inner = Inner {
             pending: contents.pending,
             lost: VecDeque::new(),
@@ -187,7 +211,7 @@ impl Running {
             self.shared.wake.notify_all();
             // Each fails only if there is nothing left to close: the thread panicked, or the file is not locked.
             let _ = thread.join();
-            let _ = self.shared.lock.unlock();
+            let _ = self.shared.lock.as_ref().map(File::unlock);
         }
     }
 }
@@ -202,6 +226,11 @@ impl Shared {
     pub(crate) fn inner(&self) -> MutexGuard<'_, Inner> {
         // A panic while it was held would have left counts at worst off by one audit.
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether anything may be written.
+    pub(crate) fn is_kept(&self) -> bool {
+        self.lock.is_some()
     }
 
     /// The folder of snapshots.

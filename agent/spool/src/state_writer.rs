@@ -186,6 +186,7 @@ impl Writer<'_> {
             inner.files.contains(&path) || inner.files.len() < MAX_ROUTES
         };
         let saved = match room {
+            _ if !self.shared.is_kept() => Err("nothing is kept".to_owned()),
             true => snapshot::write(&folder, &model, &save.state).map_err(|error| error.to_string()),
             false => {
                 Err(format!("{} holds {MAX_ROUTES} routes; remove those of models that are gone", folder.display()))
@@ -200,12 +201,12 @@ impl Writer<'_> {
             }
             Err(why) => {
                 count(&self.shared.counters.save_failures, 1);
-                if !std::mem::replace(&mut self.unsaved, true) {
+                if !std::mem::replace(&mut self.unsaved, true) && self.shared.is_kept() {
                     tracing::error!(model, why, "the state of a route was not saved");
                 }
                 // Tried again, unless something newer came meanwhile.
                 let again = Save { state: save.state, urgent: false, waiters: Vec::new() };
-                if room && !inner.closing {
+                if room && !inner.closing && self.shared.is_kept() {
                     inner.saves.entry(model).or_insert(again);
                 }
             }
@@ -246,7 +247,8 @@ impl Writer<'_> {
 
     /// Whether there is a database again.
     fn rebuild(&mut self) -> bool {
-        if Instant::now() < self.rebuild_at {
+        if Instant::now() < self.rebuild_at || !self.shared.is_kept() {
+            self.rebuild_at = self.rebuild_at.max(Instant::now() + PAUSE);
             return false;
         }
         self.rebuild_at = Instant::now() + REBUILD_EVERY;

@@ -18,6 +18,7 @@ use super::request::BYTES;
 use super::routes::ApiState;
 use crate::catalog::Slot;
 use crate::model::{ServedModel, Tally};
+use crate::routing::RouteGauges;
 
 type Shared = State<Arc<ApiState>>;
 
@@ -92,8 +93,16 @@ pub(super) async fn metrics(State(state): Shared) -> Response {
     let models = slots.iter().map(|(name, slot)| (name.as_str(), waiting(slot)));
     let cache = state.rows.cache.as_ref().map(hedge_agent_spool::Cache::stats);
     let devices = hedge_engine::device_states();
-    let text = state.rows.metrics.render(cache, models, state.models.bytes(), &devices);
+    let routes: Vec<_> = state.models.served().iter().map(|model| route_of(model)).collect();
+    let (metrics, shared) = (&state.rows.metrics, &state.rows.routes);
+    let routes = routes.iter().map(|(name, gauges)| (name.as_str(), gauges));
+    metrics.show_routes(routes, shared.audits.stats(), shared.reports().dropped());
+    let text = metrics.render(cache, models, state.models.bytes(), &devices);
     ([(header::CONTENT_TYPE, CONTENT_TYPE)], text).into_response()
+}
+
+fn route_of(model: &ServedModel) -> (String, RouteGauges) {
+    (model.settings.name.clone(), model.route.gauges())
 }
 
 fn readiness(state: &ApiState) -> Response {
@@ -139,6 +148,7 @@ fn properties(model: &ServedModel) -> Value {
         "hedge.device": model.device_label(model.worker.stands_in()),
         "hedge.offload": offload,
         "hedge.threshold": settings.threshold.to_string(),
+        "hedge.route": model.route.gauges().phase.name(),
         "hedge.score": settings.score.name(),
         "hedge.cloud_model": settings.cloud_model.to_string(),
         "hedge.labels": model.labels.join(","),

@@ -17,6 +17,7 @@ mod raw;
 mod repository;
 mod request;
 mod response;
+mod route;
 mod routes;
 
 pub(crate) use routes::{ApiState, router};

@@ -15,7 +15,7 @@ use tokio::sync::Semaphore;
 use super::body::BodyBudget;
 use super::error::ApiError;
 use super::request::Limits;
-use super::{devices, infer, metadata, repository};
+use super::{devices, infer, metadata, repository, route};
 use crate::catalog::Catalog;
 use crate::config::Settings;
 use crate::model::ServedModel;
@@ -105,6 +105,7 @@ pub(crate) fn router(state: Arc<ApiState>) -> Router {
         .route("/v2/repository/models/{name}/load", post(repository::load))
         .route("/v2/repository/models/{name}/unload", post(repository::unload))
         .route("/hedge/v1/devices", get(devices::devices))
+        .route("/hedge/v1/models/{name}/route", get(route::route))
         .route("/metrics", get(metadata::metrics))
         .fallback(unknown_path)
         .method_not_allowed_fallback(wrong_method)

@@ -71,6 +71,7 @@ pub(crate) fn cloud(link: &Arc<FakeLink>, notes: Option<Cache>) -> Arc<Cloud> {
         metrics: Arc::new(Metrics::new()),
         notes,
         models: vec![digits()],
+        class: None,
     }))
 }
 

@@ -49,7 +49,20 @@ fn the_example_names_every_key() {
     let shown = format!("{:#?}", parse(&example_in_full()));
     for line in shown.lines().filter_map(|line| line.trim().split_once(": ")) {
         let key = line.0;
-        let sections = ["agent", "http", "engine", "cache", "link", "offload", "log", "repository", "models"];
+        let sections = [
+            "agent",
+            "http",
+            "engine",
+            "cache",
+            "link",
+            "offload",
+            "audits",
+            "log",
+            "repository",
+            "models",
+            "route",
+            "budget",
+        ];
         let found = EXAMPLE.contains(&format!("{key} =")) || (key != "offload" && sections.contains(&key));
         assert!(found, "{key} is not in the example");
     }
@@ -102,6 +115,34 @@ fn what_cannot_work_is_refused_by_key() {
     assert!(refused(|c| c.offload.deadline_ms = 0).starts_with("offload.deadline_ms"));
     assert!(refused(|c| c.offload.deadline_ms = 61_000).contains("must not exceed offload.max_deadline_ms"));
     assert!(refused(|c| c.log.level = "loud".into()).starts_with("log.level"));
+    assert!(refused(|c| c.agent.device_class = Some("Raspberry Pi".into())).starts_with("agent.device_class"));
+    assert!(refused(|c| c.link.class_key = Some("d75a".into())).starts_with("link.class_key"));
+    assert!(refused(|c| c.audits.max_waiting = 0).starts_with("audits.max_waiting"));
+    assert!(refused(|c| c.audits.max_in_flight = 65).starts_with("audits.max_in_flight"));
+    assert!(refused(|c| c.audits.report_secs = 0).starts_with("audits.report_secs"));
+}
+
+#[test]
+fn a_route_that_cannot_work_is_refused_by_key() {
+    let contract = |c: &mut Config| c.models[0].route.contract = Some("system".into());
+    assert!(refused(|c| c.models[0].route.contract = Some("both".into())).contains("\"system\" (of all requests)"));
+    assert!(refused(|c| (contract(c), c.models[0].route.alpha = 1.0).1).starts_with("models.0.route.alpha"));
+    assert!(refused(|c| (contract(c), c.models[0].route.delta_a = 0.0).1).starts_with("models.0.route: delta_a"));
+    assert!(refused(|c| c.models[0].route.boost_rate = 0.01).starts_with("models.0.route"));
+    assert!(refused(|c| c.models[0].route.lifetime_days = 0).starts_with("models.0.route.lifetime_days"));
+    assert!(refused(|c| c.models[0].route.tune_labels = 0).starts_with("models.0.route.calibration_labels"));
+    assert!(refused(|c| c.models[0].route.certificate = Some("c".into())).contains("needs a contract"));
+    assert!(refused(|c| c.models[0].budget.offload_share = Some(1.5)).starts_with("models.0.budget"));
+    assert!(refused(|c| c.models[0].budget.cost_per_request = Some(0.1)).contains("price_per_offload"));
+}
+
+#[test]
+fn a_contract_needs_no_threshold() {
+    let toml = "[[models]]\nname = \"a\"\npath = \"b\"\n[models.route]\ncontract = \"local\"\nalpha = 0.05\n[models.budget]\noffload_share = 0.2";
+    let model = parse(toml).resolve().expect("it works").models.remove(0);
+    let target = model.route.contract.expect("a contract");
+    assert_eq!((target.contract(), target.alpha(), target.delta()), (hedge_certify::Contract::Local, 0.05, 0.05));
+    assert_eq!((model.offload, model.route.budget.offload_share), (Offload::Auto, Some(0.2)));
 }
 
 #[test]

@@ -1,12 +1,12 @@
 //! A row with a real model, a real cache and a cloud that a test speaks for.
 
 use hedge_agent_core::{Origin, Reason, Source, Status};
-use hedge_agent_spool::CacheConfig;
+use hedge_agent_spool::{CacheConfig, State, StateConfig};
 use hedge_engine::Engine;
 use hedge_graph::Dim;
 use hedge_graph::build::GraphBuilder;
 use hedge_tensor::{DType, Tensor};
-use hedge_wire::{Digest, GatewayId, Verdict};
+use hedge_wire::{BootId, Digest, GatewayId, Verdict};
 use tempfile::TempDir;
 
 use super::*;
@@ -17,6 +17,7 @@ use crate::config::{Config, ModelSection};
 /// One device, its model and its cloud.
 struct Scene {
     _folder: TempDir,
+    _state: State,
     link: Arc<FakeLink>,
     shared: Arc<Shared>,
     model: Arc<ServedModel>,
@@ -31,7 +32,16 @@ fn scene() -> Scene {
     let settings = config.resolve().unwrap();
     let (one, budget) = (&settings.models[0], Budget::new(u64::MAX));
     let path = one.path.clone().unwrap();
-    let model = ServedModel::load(one, &path, &Engine::default(), &settings, &budget, Arc::default()).unwrap();
+    let state = StateConfig {
+        path: folder.path().join("state"),
+        max_audits: 100,
+        max_audit_bytes: 1 << 20,
+        max_audit_age: Duration::from_secs(60),
+    };
+    let state = State::open(state).unwrap();
+    let routes = Arc::new(Routes::new(&state, Arc::new(Metrics::new()), BootId(9)));
+    let model =
+        ServedModel::load(one, &path, &Engine::default(), (&settings, &budget, &routes), Arc::default()).unwrap();
     let model = Arc::new(model);
     let cache = CacheConfig { path: folder.path().join("cache"), max_bytes: 1 << 20, max_age: Duration::from_secs(60) };
     let link = Arc::<FakeLink>::default();
@@ -42,10 +52,11 @@ fn scene() -> Scene {
         cloud,
         cache: Some(Cache::open(cache).unwrap()),
         metrics: Arc::new(Metrics::new()),
+        routes,
         epoch: Instant::now(),
         retry_after: Duration::from_secs(60),
     });
-    Scene { _folder: folder, link, shared, model }
+    Scene { _folder: folder, _state: state, link, shared, model }
 }
 
 /// logits = x W: [a, b] -> [a, b, -a-b].

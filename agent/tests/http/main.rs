@@ -9,5 +9,6 @@ mod inference;
 mod lifecycle;
 mod metadata;
 mod refusals;
+mod routing;
 mod scene;
 mod transforms;

@@ -11,5 +11,6 @@ mod malformed;
 mod oip_client;
 mod onnxruntime;
 mod route;
+mod routing;
 #[cfg(target_os = "linux")]
 mod swaps;

@@ -34,7 +34,7 @@ fn audit(n: u32) -> Audit {
 
 /// Leases everything there is, oldest first.
 fn waiting(state: &State) -> Vec<Audit> {
-    std::iter::from_fn(|| state.audits().lease().map(|leased| leased.audit)).collect()
+    std::iter::from_fn(|| state.audits().lease(|_| true).map(|leased| leased.audit)).collect()
 }
 
 fn tickets(lost: &[Lost]) -> Vec<u32> {
@@ -106,7 +106,7 @@ fn audits_come_out_in_their_order_and_leave_when_finished() {
     let state = open(&folder);
     let queue = state.audits();
     (0..3).for_each(|n| queue.push(&audit(n)).unwrap());
-    let (first, second) = (queue.lease().unwrap(), queue.lease().unwrap());
+    let (first, second) = (queue.lease(|_| true).unwrap(), queue.lease(|_| true).unwrap());
     assert_eq!([&first.audit, &second.audit], [&audit(0), &audit(1)]);
     assert!(queue.finish(second.number) && !queue.finish(second.number), "an audit is finished once");
     queue.release(first.number);
@@ -119,7 +119,7 @@ fn audits_survive_a_restart_and_leases_do_not() {
     let folder = TempDir::new().unwrap();
     let state = open(&folder);
     (0..5).for_each(|n| state.audits().push(&audit(n)).unwrap());
-    let (_, second) = (state.audits().lease().unwrap(), state.audits().lease().unwrap());
+    let (_, second) = (state.audits().lease(|_| true).unwrap(), state.audits().lease(|_| true).unwrap());
     state.audits().finish(second.number);
     state.close();
     assert_eq!(state.audits().push(&audit(9)), Err(AuditRefused), "what is closed takes nothing");
@@ -167,6 +167,9 @@ fn the_audits_of_a_model_can_be_withdrawn() {
     let state = open(&folder);
     state.audits().push(&Audit { model: "private".into(), ..audit(0) }).unwrap();
     state.audits().push(&audit(1)).unwrap();
+    let leased = state.audits().lease(|model| model == "m").unwrap();
+    assert_eq!(leased.audit, audit(1), "another model's may be asked about meanwhile");
+    state.audits().release(leased.number);
     state.audits().withdraw(|model| model == "private");
     assert_eq!(waiting(&state), [audit(1)]);
     assert_eq!(state.audits().take_lost()[0].why, LostBecause::Withdrawn);
@@ -220,6 +223,19 @@ fn a_state_in_use_is_not_opened_twice() {
     drop(state);
 }
 
+#[test]
+fn a_state_without_a_disk_keeps_audits_in_memory_and_no_route() {
+    let folder = TempDir::new().unwrap();
+    let state = State::volatile(config(folder.path())).unwrap();
+    state.audits().push(&audit(0)).unwrap();
+    state.audits().sync();
+    let error = state.routes().save_now("m", b"state".to_vec()).wait().unwrap_err();
+    assert!(error.to_string().contains("nothing is kept"), "{error}");
+    assert_eq!((waiting(&state), state.routes().load("m")), (vec![audit(0)], Ok(None)));
+    state.close();
+    assert!(!folder.path().join("state").exists());
+}
+
 /// Set for the process that is to be killed.
 const VICTIM: &str = "HEDGE_STATE_VICTIM";
 
@@ -259,7 +275,7 @@ fn until_killed(folder: &Path) {
     let state = State::open(config(folder)).unwrap();
     let queue = state.audits();
     let mut next = 0;
-    while let Some(leased) = queue.lease() {
+    while let Some(leased) = queue.lease(|_| true) {
         next = u32::from_le_bytes(leased.audit.ticket.try_into().unwrap()) + 1;
     }
     drop(queue);
@@ -271,7 +287,7 @@ fn until_killed(folder: &Path) {
         queue.push(&audit(n)).unwrap();
         let mut oldest = 0;
         if queue.stats().waiting > 20 {
-            let leased = queue.lease().unwrap();
+            let leased = queue.lease(|_| true).unwrap();
             oldest = u32::from_le_bytes(leased.audit.ticket.clone().try_into().unwrap()) + 1;
             queue.finish(leased.number);
         }
