@@ -3,7 +3,8 @@
 //! A request that the certificate wants to offload is offloaded iff `V * p(disagree | x) > sum of Z * cost` over the
 //! resources with a budget (drift plus penalty; Neely, *Stochastic Network Optimization*, 2010, chapter 4). Queue and cost are measured in
 //! offloads, a resource's usual cost of one being its unit, so that `V` means the same for each: the number of offloads by
-//! which the sum ever exceeds the budget is at most `V + 1`, however long it runs.
+//! which the sum ever exceeds the budget is at most `V + 1`, however long it runs. Where labels tell the probability at which the
+//! budget is just used up, the queue starts there ([`Budget::start`]) and the sum hardly exceeds the budget at all.
 //!
 //! Audits are charged to the same queues, and to queues of their own at a fixed part of each budget. Whether one is allowed
 //! depends on requests before it alone, never on its own score or answer: the alarm stays valid.
@@ -11,8 +12,9 @@
 use serde::{Deserialize, Serialize};
 
 /// V: how many offloads the budgets may be ahead at most. Larger values lose less agreement to the queue's own noise,
-/// smaller ones follow the budget more closely; 60 offloads are 0.3 points of 20,000 requests.
-const PATIENCE: f64 = 60.0;
+/// smaller ones follow the budget more closely from the first request on: where nothing is known of what offloads are
+/// worth, 200 times the probability in the balance (0.3, say) is 0.3 points of 20,000 requests.
+const PATIENCE: f64 = 200.0;
 
 /// What one request may cost on average; a resource without a limit is not watched.
 #[derive(Clone, Copy, PartialEq, Debug)]
@@ -42,7 +44,7 @@ impl Default for BudgetSettings {
             price_per_offload: 0.0,
             joules_per_request: None,
             joules_per_offload: 0.0,
-            audit_part: 0.1,
+            audit_part: 0.05,
         }
     }
 }
@@ -121,6 +123,8 @@ impl BudgetSettings {
 
 /// Offloads, bytes, money, joules.
 const RESOURCES: usize = 4;
+/// Which of them bytes are.
+const BYTES: usize = 1;
 
 /// The virtual queues.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
@@ -130,6 +134,8 @@ pub(crate) struct Budget {
     mean_bytes: f64,
     /// How many offloads that is the mean of, up to [`MEMORY`].
     sizes: f64,
+    /// The limits that the queues are about.
+    limits: [Option<f64>; RESOURCES],
 }
 
 /// Over how many offloads the mean size is taken.
@@ -150,8 +156,27 @@ pub(crate) enum Spent {
 }
 
 impl Budget {
-    pub(crate) fn new() -> Self {
-        Self { queues: [Queue::default(); RESOURCES], mean_bytes: 0.0, sizes: 0.0 }
+    pub(crate) fn new(settings: &BudgetSettings) -> Self {
+        Self { queues: [Queue::default(); RESOURCES], mean_bytes: 0.0, sizes: 0.0, limits: settings.limits() }
+    }
+
+    /// Whether the queues are about these settings' limits.
+    pub(crate) fn is_of(&self, settings: &BudgetSettings) -> bool {
+        self.limits == settings.limits()
+    }
+
+    /// Empties the queues, and where labels tell, puts the one of the scarcest resource where it will settle: `price` is the
+    /// probability of disagreement above which this share of the requests lies.
+    pub(crate) fn start(&mut self, settings: &BudgetSettings, price: impl Fn(f64) -> f64) {
+        self.limits = settings.limits();
+        self.queues = [Queue::default(); RESOURCES];
+        let units = self.units(settings, 0);
+        // Before anything was sent nobody knows which share the bytes allow.
+        let known = |resource: &usize| *resource != BYTES || self.mean_bytes > 0.0;
+        let shares = (0..RESOURCES).filter(known).filter_map(|at| Some((at, self.limits[at]? / units[at])));
+        if let Some((scarcest, share)) = shares.min_by(|a, b| a.1.total_cmp(&b.1)) {
+            self.queues[scarcest].all = PATIENCE * price(share) * units[scarcest];
+        }
     }
 
     /// Whether a request of this probability of disagreement is worth its offload now.
@@ -216,7 +241,7 @@ impl Budget {
     fn units(&self, settings: &BudgetSettings, bytes: u64) -> [f64; RESOURCES] {
         let mut units = settings.costs(bytes.max(1));
         if self.mean_bytes > 0.0 {
-            units[1] = self.mean_bytes;
+            units[BYTES] = self.mean_bytes;
         }
         units
     }

@@ -26,6 +26,7 @@ mod risk;
 mod round_trip;
 mod router;
 mod settings;
+pub mod simulate;
 mod state;
 
 pub use ask::{Ask, Decision, Purpose, Ticket};

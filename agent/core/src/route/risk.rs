@@ -78,6 +78,23 @@ impl Risk {
         f64::from(((1.0 - OWN) * interpolated + OWN * own).clamp(0.0, 1.0))
     }
 
+    /// The estimate above which `share` of all requests lies, among those below the certificate's threshold; 0 where fewer are
+    /// below it.
+    pub(crate) fn price(&self, certificate: &Certificate, share: f64) -> f64 {
+        let grid = &certificate.grid;
+        let threshold = grid.bin(certificate.threshold);
+        let mut left = share;
+        for at in (threshold + 1..self.intervals.len()).rev() {
+            // What the threshold below accepts beyond the one above it; at the bottom, what no threshold accepts.
+            let accepted = if at < grid.len() { grid.accepted_share(at) } else { 1.0 };
+            left -= accepted - grid.accepted_share(at - 1);
+            if left <= 0.0 {
+                return f64::from(self.intervals[at].estimate);
+            }
+        }
+        0.0
+    }
+
     fn count(&mut self, score: f32, differs: bool) {
         let at = self.interval(score);
         let interval = &mut self.intervals[at];

@@ -81,7 +81,7 @@ impl Router {
             epoch: 0,
             requests: 0,
             coins: Coins::new(settings.seed),
-            budget: Budget::new(),
+            budget: Budget::new(&settings.budget),
             breaker: Breaker::new(),
             round_trip: RoundTrip::new(),
             evidence: Evidence::default(),
@@ -221,11 +221,22 @@ impl Router {
             Ok(monitor) => {
                 let (certificate, request) = (used.id, self.state.requests);
                 self.enter(Phase::Certified(Box::new(Certified { used, monitor })));
+                self.start_budget();
                 vec![RouteAction::Note(Transition::ShadowDone { certificate, request }), RouteAction::Persist]
             }
             // The settings were checked; what cannot be watched is not used all the same.
             Err(_) => self.gather(why),
         }
+    }
+
+    /// Starts the queues anew: at the price that the labels tell where there is a certificate, empty otherwise.
+    pub(crate) fn start_budget(&mut self) {
+        let used = match &self.state.phase {
+            Phase::Certified(certified) => Some(&certified.used),
+            _ => None,
+        };
+        let price = |share| used.map_or(0.0, |used| used.risk.price(&used.certificate, share));
+        self.state.budget.start(&self.settings.budget, price);
     }
 
     /// The certificate is void: everything is offloaded until there is another.

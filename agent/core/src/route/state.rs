@@ -76,6 +76,9 @@ impl Router {
         let read: Read = minicbor_serde::from_slice(body).map_err(|error| RestoreError::Damaged(error.to_string()))?;
         let mut router = Self { settings, side, state: read.state };
         let actions = router.reconcile(&read.side);
+        if !router.state.budget.is_of(&router.settings.budget) {
+            router.start_budget();
+        }
         Ok((router, actions))
     }
 
