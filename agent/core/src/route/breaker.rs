@@ -30,6 +30,8 @@ struct Open {
     pause: Duration,
     /// The last failure's reason, which every request meanwhile gets.
     why: Reason,
+    /// Whether a probe is under way.
+    probing: bool,
 }
 
 impl Breaker {
@@ -49,6 +51,7 @@ impl Breaker {
         }
         // Until the probe is back, the next pause runs.
         open.since = now;
+        open.probing = true;
         Ok(())
     }
 
@@ -66,16 +69,67 @@ impl Breaker {
         if self.failures < FAILURES {
             return;
         }
-        let pause = match self.open {
+        self.open = Some(match self.open {
             // Offloads that were under way when it opened say nothing new.
-            Some(open) if !self.failures.is_multiple_of(FAILURES) => open.pause,
-            Some(open) => (open.pause * 2).min(LONGEST_PAUSE),
-            None => FIRST_PAUSE,
-        };
-        self.open = Some(Open { since: now, pause, why });
+            Some(open) if !open.probing => open,
+            Some(open) => Open { since: now, pause: (open.pause * 2).min(LONGEST_PAUSE), why, probing: false },
+            None => Open { since: now, pause: FIRST_PAUSE, why, probing: false },
+        });
     }
 
     pub(crate) fn is_open(&self) -> bool {
         self.open.is_some()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOW: Duration = Duration::from_secs(1000);
+
+    fn opened() -> Breaker {
+        let mut breaker = Breaker::new();
+        for failure in 1..=FAILURES {
+            assert_eq!(breaker.admit(NOW), Ok(()), "after {} failures", failure - 1);
+            breaker.failed(Reason::Deadline, NOW);
+        }
+        breaker
+    }
+
+    #[test]
+    fn a_row_of_failures_opens_it_and_the_probes_success_closes_it() {
+        let mut breaker = opened();
+        assert_eq!(breaker.admit(NOW), Err(Reason::Deadline));
+        assert_eq!(breaker.admit(NOW + FIRST_PAUSE), Ok(()), "the probe");
+        assert_eq!(breaker.admit(NOW + FIRST_PAUSE), Err(Reason::Deadline), "only one");
+        breaker.succeeded();
+        assert_eq!(breaker.admit(NOW + FIRST_PAUSE), Ok(()));
+        assert!(!breaker.is_open());
+    }
+
+    #[test]
+    fn each_failed_probe_doubles_the_pause_up_to_a_minute() {
+        let (mut breaker, mut now, mut pause) = (opened(), NOW, FIRST_PAUSE);
+        for _ in 0..10 {
+            now += pause;
+            assert_eq!(breaker.admit(now - Duration::from_millis(1)), Err(Reason::Deadline));
+            assert_eq!(breaker.admit(now), Ok(()));
+            breaker.failed(Reason::Deadline, now);
+            pause = (pause * 2).min(LONGEST_PAUSE);
+        }
+        assert_eq!(pause, LONGEST_PAUSE);
+        assert_eq!(breaker.admit(now - Duration::from_secs(9)), Ok(()), "a clock set back must not keep it open");
+    }
+
+    #[test]
+    fn a_lost_link_and_a_success_between_failures_do_not_open_it() {
+        let mut breaker = Breaker::new();
+        for _ in 0..3 * FAILURES {
+            breaker.failed(Reason::LinkDown, NOW);
+            breaker.failed(Reason::CloudBusy, NOW);
+            breaker.succeeded();
+        }
+        assert_eq!(breaker.admit(NOW), Ok(()));
     }
 }

@@ -246,3 +246,92 @@ impl Budget {
         units
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Spends on every request that is worth it; gives the mean of offloads and of what was spent of the last resource.
+    fn spend(settings: &BudgetSettings, bytes: impl Fn(u32) -> u64, audits: bool) -> (f64, f64) {
+        let mut budget = Budget::new(settings);
+        let (mut offloads, mut sent) = (0.0, 0.0);
+        for request in 0..20_000_u32 {
+            let size = bytes(request);
+            let audit = audits && budget.admits_audit(settings);
+            let spent = match audit {
+                true => Spent::Audit,
+                // Half of the requests are worth nothing, the others a coin's toss.
+                false if request.is_multiple_of(2) && budget.admits(settings, 0.5, size) => Spent::Offload,
+                false => Spent::Nothing,
+            };
+            if spent != Spent::Nothing {
+                offloads += 1.0 / 20_000.0;
+                sent += size as f64 / 20_000.0;
+            }
+            budget.book(settings, spent, size);
+        }
+        (offloads, sent)
+    }
+
+    #[test]
+    fn each_budget_is_used_up_and_hardly_exceeded() {
+        let none = BudgetSettings::default();
+        let (free, _) = spend(&none, |_| 100, false);
+        assert!((free - 0.5).abs() < 1e-9, "without a budget all that is worth something goes: {free}");
+        let share = BudgetSettings { offload_share: Some(0.1), ..none };
+        let money = BudgetSettings { cost_per_request: Some(0.02), price_per_offload: 0.2, ..none };
+        let energy = BudgetSettings { joules_per_request: Some(3.0), joules_per_offload: 30.0, ..none };
+        for settings in [share, money, energy] {
+            let (offloads, _) = spend(&settings, |_| 100, false);
+            assert!((0.1..=0.1 + (0.5 * PATIENCE + 1.0) / 20_000.0).contains(&offloads), "{offloads} {settings:?}");
+        }
+        let bytes = BudgetSettings { bytes_per_request: Some(150.0), ..none };
+        let (_, sent) = spend(&bytes, |request| 500 + 1000 * u64::from(request.is_multiple_of(4)), false);
+        assert!((150.0..=156.0).contains(&sent), "{sent} bytes a request");
+    }
+
+    #[test]
+    fn the_scarcest_budget_decides() {
+        let settings = BudgetSettings {
+            offload_share: Some(0.3),
+            cost_per_request: Some(0.01),
+            price_per_offload: 0.2,
+            ..BudgetSettings::default()
+        };
+        let (offloads, _) = spend(&settings, |_| 100, false);
+        assert!((0.05..0.056).contains(&offloads), "{offloads}");
+    }
+
+    #[test]
+    fn audits_take_their_part_and_no_more() {
+        let settings = BudgetSettings { offload_share: Some(0.1), ..BudgetSettings::default() };
+        let mut budget = Budget::new(&settings);
+        let mut audits = 0;
+        for _ in 0..20_000 {
+            let spent = if budget.admits_audit(&settings) { Spent::Audit } else { Spent::Nothing };
+            audits += u32::from(spent == Spent::Audit);
+            budget.book(&settings, spent, 100);
+        }
+        assert!((99..=102).contains(&audits), "{audits} audits for 20,000 * 0.1 * 0.05 offloads");
+        let (both, _) = spend(&settings, |_| 100, true);
+        assert!(both <= 0.1 + (0.5 * PATIENCE + 2.0) / 20_000.0, "{both}");
+    }
+
+    #[test]
+    fn a_budget_that_cannot_be_kept_is_refused_by_name() {
+        let none = BudgetSettings::default();
+        let cases = [
+            (BudgetSettings { offload_share: Some(0.0), ..none }, "offload_share is 0"),
+            (BudgetSettings { offload_share: Some(1.5), ..none }, "offload_share is 1.5"),
+            (BudgetSettings { bytes_per_request: Some(f64::NAN), ..none }, "bytes_per_request is NaN"),
+            (BudgetSettings { cost_per_request: Some(1.0), ..none }, "price_per_offload is 0"),
+            (BudgetSettings { joules_per_request: Some(1.0), ..none }, "joules_per_offload is 0"),
+            (BudgetSettings { audit_part: -0.1, ..none }, "audit_part is -0.1"),
+        ];
+        for (settings, says) in cases {
+            let error = settings.check().unwrap_err().to_string();
+            assert!(error.contains(says), "{error}");
+        }
+        assert_eq!(none.check(), Ok(()));
+    }
+}

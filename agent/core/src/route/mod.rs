@@ -37,3 +37,6 @@ pub use phase::PhaseName;
 pub use router::{EdgeSide, Router};
 pub use settings::{InvalidRoute, RouteSettings};
 pub use state::{MAX_STATE_BYTES, RestoreError};
+
+#[cfg(test)]
+mod tests;

@@ -145,3 +145,83 @@ impl Risk {
         self.thresholds.partition_point(|&threshold| threshold > score)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use hedge_certify::{Contract, Fingerprint, Grid, Issue, Spending, Subject, Target, Window};
+
+    use super::*;
+    use crate::route::coin::Coins;
+
+    /// Disagreement falls with the square of a uniform score.
+    fn labels(seed: u64, count: usize) -> Vec<Labelled> {
+        let mut coins = Coins::new(seed);
+        (0..count)
+            .map(|_| {
+                let score = coins.throw();
+                Labelled { score: score as f32, differs: coins.throw() < truth(score) }
+            })
+            .collect()
+    }
+
+    fn truth(score: f64) -> f64 {
+        0.6 * (1.0 - score).powi(2)
+    }
+
+    fn certificate() -> Certificate {
+        let one = Fingerprint([1; 32]);
+        let subject = Subject {
+            edge: one,
+            cloud: one,
+            device_class: "cpu".into(),
+            transforms: one,
+            comparison: "top-class".into(),
+        };
+        let issue = Issue {
+            subject,
+            scoring: Scoring::Margin,
+            target: Target::new(Contract::System, 0.01, 0.05).unwrap(),
+            spending: Spending::Whole,
+            grid: Grid::from_scores(&labels(1, 2_000).iter().map(|label| label.score).collect::<Vec<_>>()).unwrap(),
+            window: Window { first_unix_secs: 1, last_unix_secs: 2 },
+            issued_unix_secs: 3,
+            lifetime_secs: 1_000,
+        };
+        Certificate::issue(issue, &labels(2, 5_000)).unwrap()
+    }
+
+    #[test]
+    fn the_estimate_falls_with_the_score_and_comes_near_the_truth() {
+        let risk = Risk::of(&certificate(), &labels(3, 7_000));
+        let (mut last, mut error) = (f64::INFINITY, 0.0);
+        for hundredth in 0..=100 {
+            let score = f64::from(hundredth) / 100.0;
+            let estimate = risk.of_score(score as f32);
+            assert!(estimate < last, "it rises at {score}");
+            error += (estimate - truth(score)).abs() / 101.0;
+            last = estimate;
+        }
+        assert!(error < 0.03, "off by {error} in the mean");
+        assert!(risk.of_score(f32::NAN) >= risk.of_score(0.0));
+    }
+
+    #[test]
+    fn the_price_is_the_disagreement_above_which_a_share_lies() {
+        let certificate = certificate();
+        let risk = Risk::of(&certificate, &labels(3, 7_000));
+        // The least sure tenth has scores below 0.1.
+        let price = risk.price(&certificate, 0.1);
+        assert!((price - truth(0.1)).abs() < 0.08, "{price}");
+        assert_eq!(risk.price(&certificate, 1.0), 0.0, "the certificate wants less than that");
+    }
+
+    #[test]
+    fn labels_correct_a_score_that_is_surer_than_it_should_be() {
+        let mut risk = Risk::new(&certificate());
+        let before = risk.of_score(0.5);
+        for label in 0..2_000_u16 {
+            risk.learn(0.4 + f32::from(label % 200) / 1000.0, true);
+        }
+        assert!(risk.of_score(0.5) > 0.9 && before < 0.3, "{before}, then {}", risk.of_score(0.5));
+    }
+}
