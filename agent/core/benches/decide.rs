@@ -107,7 +107,7 @@ fn ask(features: Features) -> Ask {
 
 /// Ten classes; the surer, the likelier it agrees.
 fn row(number: u32) -> PoolRow {
-    let noise = |salt: u32| (number.wrapping_mul(2_654_435_761) ^ salt).wrapping_mul(0x45d9_f3b) >> 8;
+    let noise = |salt: u32| (number.wrapping_mul(2_654_435_761) ^ salt).wrapping_mul(0x045d_9f3b) >> 8;
     let uniform = |salt: u32| noise(salt) as f32 / (1 << 24) as f32;
     let sure = 1.0 + 9.0 * uniform(1);
     let logits: [f32; 10] =

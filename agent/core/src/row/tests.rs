@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use hedge_certify::Fingerprint;
-use hedge_tensor::Tensor;
-use hedge_wire::{BootId, GatewayPresence};
+use hedge_certify::{Features, Fingerprint};
+use hedge_tensor::{NamedTensor, Tensor};
+use hedge_wire::{BootId, GatewayPresence, ModelId};
 use rand::{Rng, RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
