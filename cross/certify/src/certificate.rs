@@ -16,7 +16,7 @@ use std::fmt;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::decimal::{nearly, twelve_digits};
-use crate::sequence::{MOST_TRIALS, first_tested, p_value};
+use crate::sequence::{MOST_LABELS, first_tested, p_value};
 use crate::void::{CertificateError, Inconsistent, NotIssued, Void};
 use crate::{Fingerprint, Grid, Labelled, Outcome, Scoring, Spending, Target, certify};
 
@@ -260,7 +260,7 @@ impl Certificate {
     }
 
     fn verify_test(&self) -> Result<(), Inconsistent> {
-        if self.k > self.accepted || self.accepted > self.n || self.n > MOST_TRIALS {
+        if self.k > self.accepted || self.accepted > self.n || self.n > MOST_LABELS {
             return Err(Inconsistent::Counts);
         }
         let tested = self.target.with_delta(self.spent).map_err(|_| Inconsistent::Spent)?;

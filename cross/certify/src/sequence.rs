@@ -39,7 +39,8 @@ pub struct Outcome {
     /// Share of the calibration below the threshold, 0 to 1; 1 where nothing is certified.
     pub offload: f64,
     /// How many labels more, at the rates seen where the walk starts, would certify that first threshold: 0 when certified,
-    /// `None` when no number would do, because the rate is not below alpha. An estimate: the next labels may differ more.
+    /// `None` when no number would do, because the rate is not below alpha, or so near that it takes over ten million. An
+    /// estimate: the next labels may differ more.
     pub needs_labels: Option<u64>,
 }
 
@@ -138,16 +139,32 @@ impl Tally {
     }
 
     fn needs_labels(&self, target: &Target, grid: &Grid, start: usize) -> Option<u64> {
-        let (k, accepted) = (self.differing[start], self.accepted[start]);
         let total = match target.contract() {
-            Contract::System => least_trials(target, k, self.n)?,
-            Contract::Local => {
-                // What the tune split accepts stands in for a calibration that has accepted nothing.
-                let share = if accepted == 0 { grid.accepted_share(start) } else { accepted as f64 / self.n as f64 };
-                (least_trials(target, k, accepted)? as f64 / share).ceil() as u64
-            }
+            Contract::System => least_trials(target, self.differing[start], self.n),
+            Contract::Local => self.least_labels(target, grid, start),
         };
-        Some(total.saturating_sub(self.n).max(1))
+        total.map(|total| total.saturating_sub(self.n).max(1))
+    }
+
+    /// The least labels that would certify the local contract. More of them let the walk start at a higher threshold,
+    /// where fewer answers differ: each threshold from `start` upwards is tried with the labels that make it the first.
+    fn least_labels(&self, target: &Target, grid: &Grid, start: usize) -> Option<u64> {
+        let mut best = None;
+        for j in (0..=start).rev() {
+            let first_from = labels_to_start_at(target, grid, j);
+            if best.is_some_and(|best| best <= first_from) {
+                break;
+            }
+            let Some(trials) = least_trials(target, self.differing[j], self.accepted[j]) else { continue };
+            // What the tune split accepts stands in for a calibration that has accepted nothing.
+            let seen = self.accepted[j] as f64 / self.n as f64;
+            let share = if self.accepted[j] == 0 { grid.accepted_share(j) } else { seen };
+            let total = first_from.max((trials as f64 / share).ceil() as u64);
+            if first_tested(target, grid, total) == Some(j) && best.is_none_or(|best| total < best) {
+                best = Some(total);
+            }
+        }
+        best
     }
 }
 
@@ -166,15 +183,33 @@ pub(crate) fn first_tested(target: &Target, grid: &Grid, n: u64) -> Option<usize
     match target.contract() {
         Contract::System => Some(0),
         Contract::Local => {
-            let least = least_samples(target.alpha(), target.delta());
-            let share = (2.5 * least as f64 / n as f64).min(0.7);
+            let share = (labels_for_power(target) / n as f64).min(ENOUGH);
             (0..grid.len()).find(|&j| grid.accepted_share(j) >= share)
         }
     }
 }
 
-/// Beyond this many labels it is more honest to say that no number of them would do; nor is a certificate of more believed.
-pub(crate) const MOST_TRIALS: u64 = 1_000_000_000;
+/// The local walk starts at a threshold that accepts this share of the tune split, however few the labels are.
+const ENOUGH: f64 = 0.7;
+
+/// Accepted labels at which a local test has some power: 2.5 times what it needs when none differs.
+fn labels_for_power(target: &Target) -> f64 {
+    2.5 * least_samples(target.alpha(), target.delta()) as f64
+}
+
+/// The fewest labels with which the local walk starts at threshold `j` or a higher one.
+fn labels_to_start_at(target: &Target, grid: &Grid, j: usize) -> u64 {
+    let share = grid.accepted_share(j);
+    let labels = if share >= ENOUGH { 0 } else { (labels_for_power(target) / share).ceil() as u64 };
+    // A quotient of a rounded quotient may miss the share by its last digit.
+    if labels_for_power(target) / labels as f64 <= share || share >= ENOUGH { labels } else { labels.saturating_add(1) }
+}
+
+/// No certificate of more labels is believed.
+pub(crate) const MOST_LABELS: u64 = 1_000_000_000;
+
+/// Beyond this many labels it is more honest to say that no number of them would do.
+const MOST_TRIALS: u64 = 10_000_000;
 
 /// How many trials, of which the same fraction as `k` of `trials` differ, would pass the test; `None` if none.
 fn least_trials(target: &Target, k: u64, trials: u64) -> Option<u64> {
@@ -275,11 +310,29 @@ mod tests {
     }
 
     #[test]
+    fn more_labels_help_where_a_higher_start_keeps_alpha() {
+        // A tenth of the labels below 0.5 differs: 2.9 % of what the start of 70 % accepts, nothing of the upper half.
+        let labels = |n: u16| -> Vec<Labelled> {
+            let differs = |label: &Labelled, i: usize| label.score < 0.5 && i.is_multiple_of(10);
+            let all = differing_below(0.0, n).into_iter().enumerate();
+            all.map(|(i, label)| Labelled { differs: differs(&label, i), ..label }).collect()
+        };
+        let local = target(Contract::Local, 0.01);
+        let outcome = certify(&local, &grid(), &labels(1_000));
+        let more = outcome.needs_labels.unwrap() as u16;
+        assert!(outcome.threshold.is_none() && more < 500, "{outcome:?}");
+        assert!(certify(&local, &grid(), &labels(1_000 + more)).threshold.is_some());
+    }
+
+    #[test]
     fn no_number_of_labels_is_named_where_the_rate_is_not_below_alpha() {
         let all_differ = certify(&target(Contract::Local, 0.01), &grid(), &differing_below(2.0, 5_000));
         assert_eq!((all_differ.threshold, all_differ.needs_labels), (None, None));
         // 9 of 1,000 differ at alpha 1 %: more labels at this rate do settle it.
         assert_eq!(least_trials(&target(Contract::Local, 0.01), 10, 1_000), None);
+        let out_of_reach = certify(&target(Contract::Local, 1e-300), &grid(), &differing_below(0.0, 1_000));
+        assert_eq!((out_of_reach.threshold, out_of_reach.needs_labels), (None, None));
+        assert_eq!(least_trials(&target(Contract::Local, 0.01), 9_999, 1_000_000), None, "too many to name");
         let n = least_trials(&target(Contract::Local, 0.01), 9, 1_000).unwrap();
         assert!(cdf((0.009 * n as f64).ceil() as u64, n, 0.01) <= 0.05 && n > 20_000, "{n}");
     }

@@ -120,6 +120,8 @@ fn whatever_is_issued_is_read_back_equal() {
         let read = Certificate::read(&certificate.to_json()).unwrap();
         assert_eq!((read.id(), &read), (certificate.id(), &certificate));
         assert_eq!(serde_json::from_slice::<Certificate>(&serde_json::to_vec(&read).unwrap()).unwrap(), certificate);
+        let snapshot = minicbor_serde::to_vec(&certificate).unwrap();
+        assert_eq!(minicbor_serde::from_slice::<Certificate>(&snapshot).unwrap(), certificate);
     }
     assert!(issued > 200, "{issued}");
 }
