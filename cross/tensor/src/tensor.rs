@@ -99,6 +99,17 @@ impl Tensor {
         Tensor::new(T::DTYPE, shape.to_vec(), Bytes::copy_from_slice(bytemuck::cast_slice(values)))
     }
 
+    /// A tensor of `values`, which are not copied.
+    pub fn from_vec<T: Element + Send>(shape: &[usize], values: Vec<T>) -> Result<Self, TensorError> {
+        struct Owner<T>(Vec<T>);
+        impl<T: Element> AsRef<[u8]> for Owner<T> {
+            fn as_ref(&self) -> &[u8] {
+                bytemuck::cast_slice(&self.0)
+            }
+        }
+        Tensor::new(T::DTYPE, shape.to_vec(), Bytes::from_owner(Owner(values)))
+    }
+
     /// A [`DType::Bool`] tensor.
     pub fn bools(shape: &[usize], values: &[bool]) -> Result<Self, TensorError> {
         let bytes: Vec<u8> = values.iter().map(|&value| u8::from(value)).collect();

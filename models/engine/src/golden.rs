@@ -130,27 +130,27 @@ impl Agreement {
 
 /// Numbers in [-1, 1) for floats, 0 or 1 for everything else: valid as pixels, token ids and masks alike.
 fn made_up(dtype: DType, shape: Vec<usize>) -> Result<Tensor, TensorError> {
-    let zeros = Tensor::zeros(dtype, shape.clone())?;
+    let count = Tensor::zeros(dtype, shape.clone())?.len();
     // A linear congruential generator (Knuth, MMIX): it only has to be the same everywhere.
     let mut state = 0x2545_f491_4f6c_dd1du64;
     let mut next = || {
         state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         (state >> 40) as u32
     };
-    let mut bytes = Vec::with_capacity(zeros.bytes().len());
-    for _ in 0..zeros.len() {
-        let float = f64::from(next()) / f64::from(1u32 << 23) - 1.0;
-        match dtype {
-            DType::F32 => bytes.extend((float as f32).to_le_bytes()),
-            DType::F64 => bytes.extend(float.to_le_bytes()),
-            DType::F16 => bytes.extend(half::f16::from_f64(float).to_le_bytes()),
-            _ => {
-                bytes.push(u8::from(float > 0.0));
+    let mut float = || f64::from(next()) * (1.0 / f64::from(1u32 << 23)) - 1.0;
+    match dtype {
+        DType::F32 => Tensor::from_vec(&shape, (0..count).map(|_| float() as f32).collect()),
+        DType::F64 => Tensor::from_vec(&shape, (0..count).map(|_| float()).collect()),
+        DType::F16 => Tensor::from_vec(&shape, (0..count).map(|_| half::f16::from_f64(float())).collect()),
+        _ => {
+            let mut bytes = Vec::with_capacity(count * dtype.size_bytes());
+            for _ in 0..count {
+                bytes.push(u8::from(float() > 0.0));
                 bytes.resize(bytes.len() + dtype.size_bytes() - 1, 0);
             }
+            Tensor::new(dtype, shape, bytes.into())
         }
     }
-    Tensor::new(dtype, shape, bytes.into())
 }
 
 fn difference(actual: &Tensor, reference: &Tensor) -> Option<f64> {

@@ -9,6 +9,7 @@ use burn_dispatch::DispatchDevice;
 use hedge_tensor::DType;
 
 use super::B;
+use super::buffers::Buffers;
 
 /// What an operator needs to know besides its inputs.
 #[derive(Clone, Debug)]
@@ -25,6 +26,8 @@ pub(crate) struct Context {
     double: bool,
     on_cpu: Arc<Mutex<BTreeSet<String>>>,
     on_threads: Arc<AtomicBool>,
+    /// Memory for intermediate results on the CPU.
+    pub(crate) buffers: Arc<Buffers>,
 }
 
 impl Context {
@@ -36,7 +39,17 @@ impl Context {
         // Shaders add and multiply doubles on some adapters, but have no exponential or sine of them (SPIR-V's GLSL.std.450
         // ends at 32 bits): what compiles to one gives any number.
         let double = !gpu;
-        Context { device, int, bool, gpu, half, double, on_cpu: Arc::default(), on_threads: Arc::default() }
+        Context {
+            device,
+            int,
+            bool,
+            gpu,
+            half,
+            double,
+            on_cpu: Arc::default(),
+            on_threads: Arc::default(),
+            buffers: Arc::default(),
+        }
     }
 
     /// The same computations on the CPU without autodiff, for shapes and other small integers.

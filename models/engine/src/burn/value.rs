@@ -222,6 +222,20 @@ impl Value {
         }
     }
 
+    /// The memory of a float tensor in single precision on the CPU that nothing else needs.
+    pub(crate) fn into_buffer(self) -> Option<Vec<f32>> {
+        let Place::Device(tensor) = self.place else { return None };
+        match tensor.kind {
+            DispatchTensorKind::Flex(BackendTensor::Float(floats))
+                if floats.is_unique() && floats.is_contiguous() && floats.dtype() == BurnType::F32 =>
+            {
+                // The data's own conversion would copy what is shared with the model's input.
+                floats.into_data().into_parts().0.try_into_vec::<f32>().ok()
+            }
+            _ => None,
+        }
+    }
+
     /// The elements of an integer value, for operators that need them to know their output's shape.
     pub(crate) fn to_ints(&self) -> Result<Vec<i64>, OpError> {
         let tensor = self.clone().into_host()?;

@@ -188,7 +188,7 @@ impl Kind {
                 channels.for_each(|(values, &factor)| values.iter_mut().for_each(|value| scale(value, factor)));
             }
         }
-        Tensor::from_slice(shape, &values).ok()
+        Tensor::from_vec(shape, values).ok()
     }
 }
 

@@ -71,12 +71,12 @@ impl Packed {
         outputs.saturating_mul(plan.layout.taps.len()) >= PARALLEL && rayon::current_num_threads() > 1
     }
 
-    /// The convolution of `x`, which is a batch of `groups * channels` planes of the plan's size.
-    pub(super) fn run(&self, x: &[f32], plan: &Plan) -> Vec<f32> {
+    /// The convolution of `x`, which is a batch of `groups * channels` planes of the plan's size, into `out`, which is as many
+    /// of its outputs' size.
+    pub(super) fn run(&self, x: &[f32], plan: &Plan, out: &mut [f32]) {
         let plane = plan.rows.outputs * plan.columns.outputs;
         let inputs = self.channels * plan.rows.input * plan.columns.input;
         let units = x.len() / inputs;
-        let mut out = vec![0.0; units * self.outputs * plane];
         let parallel = Self::is_large(plan, out.len());
         let unit = |index: usize, out: &mut [f32], parallel: bool| {
             plan.layout.with_planes(&x[index * inputs..][..inputs], |planes| {
@@ -89,7 +89,6 @@ impl Packed {
             let each = out.chunks_exact_mut(self.outputs * plane).enumerate();
             each.for_each(|(index, out)| unit(index, out, parallel));
         }
-        out
     }
 
     /// The output channels of one group, over one row of the batch.
@@ -181,7 +180,8 @@ mod tests {
         let bias = numbers(groups * outputs, 2);
         let x = numbers(batch * groups * channels * rows.input * columns.input, 3);
         let packed = Packed::new(&weights, shape, groups, Some(&bias));
-        let y = packed.run(&x, &packed.plan(rows, columns).unwrap());
+        let mut y = vec![f32::NAN; batch * groups * outputs * rows.outputs * columns.outputs];
+        packed.run(&x, &packed.plan(rows, columns).unwrap(), &mut y);
         let expected = defined(&x, &weights, &bias, &packed, [rows, columns]);
         assert_eq!(y, expected, "{batch} x {groups} x {channels} to {outputs}, {rows:?}, {columns:?}");
     }

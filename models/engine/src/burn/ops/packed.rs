@@ -33,7 +33,7 @@ pub(super) fn convolution(node: &Node, constant: impl Fn(usize) -> Option<Value>
     let packed = Packed::new(&weight.singles()?, shape, groups, addends.as_deref());
     drop(addends);
     let convolution = Convolution { packed, kernel, bias, spec, groups, last: Mutex::default() };
-    one(move |context, mut inputs| convolution.run(&inputs.take(0)?, context)).map(Some)
+    one(move |context, mut inputs| convolution.run(inputs.take(0)?, context)).map(Some)
 }
 
 /// The convolution with weights that are packed for this call alone; `None` where the kernel is not for them.
@@ -55,8 +55,9 @@ pub(super) fn once(
     let [rows, columns] = axes(&input, window);
     let Some(plan) = packed.plan(rows, columns) else { return Ok(None) };
     let output = [&[input[0], kernel[0]], window.outputs.as_slice()].concat();
-    let y = TensorData::new(packed.run(&singles(x)?, &plan), output);
-    Ok(Some(B::float_from_data(y, &context.device)))
+    let mut y = context.buffers.take(output.iter().product());
+    packed.run(&singles(x)?, &plan, &mut y);
+    Ok(Some(B::float_from_data(TensorData::new(y, output), &context.device)))
 }
 
 struct Convolution {
@@ -77,7 +78,7 @@ struct Planned {
 }
 
 impl Convolution {
-    fn run(&self, x: &Value, context: &Context) -> Result<Value, OpError> {
+    fn run(&self, x: Value, context: &Context) -> Result<Value, OpError> {
         let dtype = x.dtype();
         if dtype != DType::F32 {
             return Err(OpError::new(format!("its input is {dtype}, its weights {}; they must be alike", DType::F32)));
@@ -98,10 +99,13 @@ impl Convolution {
                 self.planned(input, output, &window)?
             }
         };
-        if Packed::is_large(&planned.plan, planned.output.iter().product()) {
+        let mut y = context.buffers.take(planned.output.iter().product());
+        if Packed::is_large(&planned.plan, y.len()) {
             context.note_threads();
         }
-        let y = self.packed.run(&x.singles()?, &planned.plan);
+        let x = Value::float(x.into_float(context)?);
+        self.packed.run(&x.singles()?, &planned.plan, &mut y);
+        x.into_buffer().into_iter().for_each(|buffer| context.buffers.give(buffer));
         let y = TensorData::new(y, planned.output.clone());
         Ok(Value::float(B::float_from_data(y, &context.device)))
     }

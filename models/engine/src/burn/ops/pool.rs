@@ -68,6 +68,7 @@ fn largest_of_planes(x: Primitive, spatial: [usize; 2], window: &Window, context
     if context.is_plain_cpu()
         && let Some(y) = largest_in_rows(&x, spatial, window, context)
     {
+        Value::float(x).into_buffer().into_iter().for_each(|buffer| context.buffers.give(buffer));
         return y;
     }
     let (x, padding) = if window.ceil || window.is_asymmetric() {
@@ -87,7 +88,8 @@ fn largest_in_rows(x: &Primitive, spatial: [usize; 2], window: &Window, context:
     }
     let shape = x.shape();
     let values = singles(x).ok()?;
-    let y = pool_planes::largest(&values, window.axis(0, spatial[0]), window.axis(1, spatial[1]))?;
+    let [rows, columns] = [window.axis(0, spatial[0]), window.axis(1, spatial[1])];
+    let y = pool_planes::largest(&values, rows, columns, |count| context.buffers.take(count))?;
     let shape = [shape[0], shape[1], window.outputs[0], window.outputs[1]];
     Some(B::float_from_data(TensorData::new(y, shape), &context.device))
 }

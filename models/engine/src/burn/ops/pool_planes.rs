@@ -16,14 +16,20 @@ const PARALLEL: usize = 1 << 17;
 const PADDING: usize = 8;
 const SMALL: usize = 1 << 12;
 
-/// The largest elements of each window over the planes in `x`; `None` where padding makes that a waste of memory.
-pub(super) fn largest(x: &[f32], rows: Axis, columns: Axis) -> Option<Vec<f32>> {
+/// The largest elements of each window over the planes in `x`, in a buffer that `buffer` gives for their number; `None` where
+/// padding makes that a waste of memory.
+pub(super) fn largest(
+    x: &[f32],
+    rows: Axis,
+    columns: Axis,
+    buffer: impl FnOnce(usize) -> Vec<f32>,
+) -> Option<Vec<f32>> {
     let width = (columns.outputs - 1) * columns.stride + (columns.kernel - 1) * columns.dilation + 1;
     if width / PADDING > (columns.input + columns.outputs).max(SMALL) {
         return None;
     }
     let (from, to) = (rows.input * columns.input, rows.outputs * columns.outputs);
-    let mut out = vec![f32::NEG_INFINITY; x.len() / from * to];
+    let mut out = buffer(x.len() / from * to);
     let pool = |(x, out): (&[f32], &mut [f32])| {
         // The elements before and behind the input's stay what they are.
         let line = vec![f32::NEG_INFINITY; width.max(columns.pad + columns.input)];
@@ -65,6 +71,7 @@ impl Planes<'_> {
     #[inline(always)]
     fn row(&mut self, x: &[f32], row: usize, out: &mut [f32]) {
         let Planes { rows, columns, line, .. } = self;
+        out.fill(f32::NEG_INFINITY);
         let place = |step: usize| (row * rows.stride + step * rows.dilation).checked_sub(rows.pad);
         let lines = (0..rows.kernel).filter_map(place).filter(|&at| at < rows.input);
         let inner = &mut line[columns.pad..columns.pad + columns.input];
@@ -113,6 +120,10 @@ mod tests {
         Axis { input, kernel, stride, dilation, pad: pads[0], outputs }
     }
 
+    fn pooled(x: &[f32], rows: Axis, columns: Axis) -> Vec<f32> {
+        largest(x, rows, columns, |count| vec![0.0; count]).unwrap()
+    }
+
     fn defined(x: &[f32], rows: Axis, columns: Axis) -> Vec<f32> {
         let positions = |axis: Axis, place: usize| {
             let steps = (0..axis.kernel).map(move |step| place * axis.stride + step * axis.dilation);
@@ -138,7 +149,7 @@ mod tests {
                 let x: Vec<f32> = (0..3 * height * width).map(|index| ((index * 37) % 101) as f32 - 50.0).collect();
                 let rows = axis(height, kernel, stride, dilation, pads);
                 let columns = axis(width, kernel, stride, dilation, pads);
-                assert_eq!(largest(&x, rows, columns).unwrap(), defined(&x, rows, columns), "{rows:?} {columns:?}");
+                assert_eq!(pooled(&x, rows, columns), defined(&x, rows, columns), "{rows:?} {columns:?}");
             }
         }
     }
@@ -146,7 +157,7 @@ mod tests {
     #[test]
     fn what_is_no_number_is_the_largest_and_padding_alone_the_smallest() {
         let x = [1.0, f32::NAN, 2.0, 3.0, 5.0, 4.0];
-        let pooled = largest(&x, axis(1, 1, 1, 1, [0, 0]), axis(6, 2, 2, 1, [2, 0])).unwrap();
+        let pooled = pooled(&x, axis(1, 1, 1, 1, [0, 0]), axis(6, 2, 2, 1, [2, 0]));
         assert_eq!(pooled[0], f32::NEG_INFINITY);
         assert!(pooled[1].is_nan());
         assert_eq!(pooled[2..], [3.0, 5.0]);

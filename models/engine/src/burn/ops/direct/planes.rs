@@ -128,11 +128,18 @@ impl Layout {
             let Some(row) = padded.checked_sub(self.rows.pad).filter(|&row| row < self.rows.input) else { continue };
             let row = &x[row * columns.input..][..columns.input];
             let (Some(line), Some(row)) = (line.get_mut(first..), row.get(from..)) else { continue };
-            if columns.stride == 1 {
-                let count = line.len().min(row.len());
-                line[..count].copy_from_slice(&row[..count]);
-            } else {
-                line.iter_mut().zip(row.iter().step_by(columns.stride)).for_each(|(to, from)| *to = *from);
+            match columns.stride {
+                1 => {
+                    let count = line.len().min(row.len());
+                    line[..count].copy_from_slice(&row[..count]);
+                }
+                2 => {
+                    let (pairs, last) = row.as_chunks::<2>();
+                    line.iter_mut()
+                        .zip(pairs.iter().map(|pair| &pair[0]).chain(last))
+                        .for_each(|(to, from)| *to = *from);
+                }
+                stride => line.iter_mut().zip(row.iter().step_by(stride)).for_each(|(to, from)| *to = *from),
             }
         }
     }
