@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
 use clap::Args;
-use hedge_engine::{Port, Signature};
+use hedge_engine::{DeviceChoice, Port, Signature};
 use hedge_graph::Dim;
 use hedge_tensor::{DType, NamedTensor, Tensor, TensorError};
 use rand::{RngExt, SeedableRng};
@@ -45,6 +45,7 @@ pub(crate) struct Bench {
 
 pub(crate) fn run(args: &Bench) -> Result<()> {
     hedge_engine::set_threads(usize::from(args.threads));
+    let devices = look_for_devices(args.placement.device);
     let started = Instant::now();
     let mut model = args.placement.load(&args.model.path)?;
     let load = started.elapsed();
@@ -54,7 +55,16 @@ pub(crate) fn run(args: &Bench) -> Result<()> {
     let first = started.elapsed();
     let times = time(&mut model, &inputs, Duration::try_from_secs_f64(args.seconds)?)?;
     let device = model.device().label();
-    report(args, &Figures { load, first, times, device, executor: model.executor() })
+    report(args, &Figures { devices, load, first, times, device, executor: model.executor() })
+}
+
+/// Looks for devices, which a process does once, whatever it loads later; returns how long that took.
+fn look_for_devices(choice: DeviceChoice) -> Duration {
+    let started = Instant::now();
+    if choice != DeviceChoice::Cpu {
+        hedge_engine::probe();
+    }
+    started.elapsed()
 }
 
 /// Random inputs, the same in every run; what a mask names is all ones.
@@ -114,6 +124,8 @@ fn time(model: &mut hedge_engine::Model, inputs: &[NamedTensor], budget: Duratio
 }
 
 struct Figures {
+    /// Until the machine's devices were known.
+    devices: Duration,
     load: Duration,
     first: Duration,
     /// Sorted.
@@ -152,6 +164,7 @@ fn report(args: &Bench, figures: &Figures) -> Result<()> {
         "p50_ms": p50,
         "min_ms": min,
         "p99_ms": p99,
+        "devices_ms": milliseconds(figures.devices),
         "load_ms": load,
         "first_ms": first,
         "rss_mb": rss,
