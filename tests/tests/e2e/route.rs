@@ -141,13 +141,15 @@ fn what_cannot_be_certified_by_is_refused_as_bad_usage() {
 }
 
 #[test]
-fn a_simulation_counts_violations_against_all_calibrations() {
+fn a_simulation_holds_certificates_monitor_and_budget_against_the_truth() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let (path, _) = pairs_file(folder.path(), 20_000);
     let plots = folder.path().join("plots");
     let effort = ["--repetitions", "500", "--sizes", "500,2000", "--alphas", "0.02", "--alpha", "0.02"];
     let runs = ["--runs", "20", "--requests", "5000", "--plots", text(&plots)];
-    let (found, _) = figures(&[&["simulate", "--pairs", text(&path)], &effort[..], &runs[..]].concat(), 0);
+    let routers = ["--router-runs", "2", "--router-requests", "5000", "--caps", "0.03"];
+    let (found, _) =
+        figures(&[&["simulate", "--pairs", text(&path)], &effort[..], &runs[..], &routers[..]].concat(), 0);
     let cells = found["calibrations"].as_array().expect("cells");
     assert_eq!(cells.len(), 2 * 2);
     for cell in cells {
@@ -161,7 +163,11 @@ fn a_simulation_counts_violations_against_all_calibrations() {
     let calm =
         found["drift"].as_array().expect("scenarios").iter().all(|report| report["risk_after"].as_f64() < Some(0.02));
     assert!(calm, "{}", found["drift"]);
-    for plot in ["risk-coverage.svg", "answers.svg", "violations-system.svg", "wealth-local.svg"] {
+    let budget = &found["budgets"][0];
+    assert_eq!((&budget["runs"], &budget["unflagged"]), (&Value::from(2), &Value::from(0)), "{budget}");
+    assert!(budget["offload_max"].as_f64() < Some(0.04), "{budget}");
+    for plot in ["thresholds-risk-coverage.svg", "thresholds-answers.svg", "violations-system.svg", "wealth-local.svg"]
+    {
         let svg = std::fs::read_to_string(plots.join(plot)).expect("a plot");
         assert!(svg.starts_with("<svg") && svg.trim_end().ends_with("</svg>") && svg.contains("<text"), "{plot}");
     }
@@ -172,7 +178,8 @@ fn a_report_is_one_page_that_asks_for_nothing_else() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let (path, _) = pairs_file(folder.path(), 10_000);
     let page = folder.path().join("report.html");
-    let effort = ["--repetitions", "100", "--sizes", "1000", "--runs", "10", "--requests", "3000"];
+    let effort =
+        ["--repetitions", "100", "--sizes", "1000", "--runs", "10", "--requests", "3000", "--router-runs", "0"];
     let (found, _) = figures(&[&["report", "--pairs", text(&path), "-o", text(&page)], &effort[..]].concat(), 0);
     let html = std::fs::read_to_string(&page).expect("a page");
     for asks in ["<script", "<link", "<img", "src=", "href=", "url(", "@import"] {

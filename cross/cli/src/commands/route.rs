@@ -14,6 +14,7 @@ mod pairs;
 mod pairs_file;
 mod ranks;
 mod report;
+mod routers;
 mod score_choice;
 mod simulate;
 mod study;

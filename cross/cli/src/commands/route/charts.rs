@@ -57,7 +57,7 @@ fn risk_coverage(points: &[Point], study: &Study, effort: &Effort) -> Named {
         },
     ];
     Named {
-        file: "risk-coverage.svg",
+        file: "thresholds-risk-coverage.svg",
         caption: "How many answers differ from the cloud's, against the share that is answered on the device. The points are the \
                   certified thresholds: as far right as the calibration labels allow, and below alpha."
             .to_owned(),
@@ -84,6 +84,11 @@ fn answers(points: &[Point], study: &Study) -> Named {
     if !accuracy.is_empty() {
         parts.push(Part::Line { name: "is right".to_owned(), hue: Hue::Green, points: accuracy });
     }
+    let budgets = &study.routers.budgets;
+    if !budgets.is_empty() {
+        let points = budgets.iter().map(|figures| (figures.offload, 1.0 - figures.disagreement)).collect();
+        parts.push(Part::Points { name: "under a budget".to_owned(), hue: Hue::Red, points });
+    }
     let certified = study.tested.iter().filter(|tested| tested.threshold.is_some());
     parts.extend(certified.map(|tested| Part::Upright {
         name: format!("certified, {}", tested.target.contract()),
@@ -91,7 +96,7 @@ fn answers(points: &[Point], study: &Study) -> Named {
         at: tested.outcome.offload,
     }));
     Named {
-        file: "answers.svg",
+        file: "thresholds-answers.svg",
         caption:
             "What the whole system answers, against the share of requests that goes to the cloud: at the left all \
                   stay on the device, at the right all go to the cloud."
@@ -165,8 +170,9 @@ fn wealth(contract: Contract, reports: &[&DriftReport]) -> Option<Named> {
         let name = format!("{what}, {} differ", percent(report.risk_after));
         parts.push(Part::Line { name, hue, points: Vec::new() });
         for trace in &report.traces {
-            let points = trace.points.iter().map(|&(request, wealth)| (request as f64, wealth.log10())).collect();
-            parts.push(Part::Thin { hue, points });
+            let points = trace.points.iter().map(|&(request, wealth)| (request as f64, wealth.log10()));
+            let rings = trace.alarm_at.map(|request| (request as f64, alarm));
+            parts.push(Part::Thin { hue, points: points.chain(rings).collect() });
         }
     }
     if let Some(report) = drifted {

@@ -1,10 +1,12 @@
 //! The figures of a study as tables for people and as JSON for programs: the same in a terminal and in a page.
 
 use comfy_table::Table;
+use hedge_agent_core::route::simulate::{BudgetFigures, RecoveryFigures};
 use hedge_certify::simulate::{CalibrationCell, DriftReport};
 use serde_json::{Value, json};
 
 use super::certify::Tested;
+use super::routers::{Recovered, mean, median};
 use super::study::Study;
 use crate::output::{percent, table};
 
@@ -15,6 +17,8 @@ pub(super) struct Figures {
     pub(super) rows: Vec<Vec<String>>,
     /// What follows from the rows, a sentence each.
     pub(super) words: Vec<String>,
+    /// How the files of the plots that belong to it begin.
+    pub(super) plots: &'static str,
 }
 
 impl Figures {
@@ -32,6 +36,12 @@ pub(super) fn all(study: &Study) -> Vec<Figures> {
     if !study.drift.is_empty() {
         figures.push(drift(&study.drift));
     }
+    if !study.routers.budgets.is_empty() {
+        figures.push(budgets(&study.routers.budgets));
+    }
+    if !study.routers.recoveries.is_empty() {
+        figures.push(recoveries(&study.routers.recoveries));
+    }
     if let Some(last) = figures.last_mut() {
         last.words.extend(study.notes.iter().cloned());
     }
@@ -47,6 +57,8 @@ pub(super) fn to_json(study: &Study) -> Value {
         "calibrations": cells,
         "kept": study.cells.iter().all(CalibrationCell::keeps_promise),
         "drift": study.drift,
+        "budgets": study.routers.budgets,
+        "recoveries": study.routers.recoveries,
         "notes": study.notes,
     })
 }
@@ -93,6 +105,7 @@ fn certificates(tested: &[Tested]) -> Figures {
         header: vec!["contract", "alpha", "certified", "threshold", "labels", "local", "differ", "p-value", "offload"],
         rows: tested.iter().map(row).collect(),
         words: tested.iter().filter(|tested| tested.threshold.is_none()).map(Tested::shortfall).collect(),
+        plots: "thresholds",
     }
 }
 
@@ -130,6 +143,7 @@ fn calibrations(cells: &[CalibrationCell]) -> Figures {
         ],
         rows: cells.iter().map(row).collect(),
         words: verdict(cells),
+        plots: "violations",
     }
 }
 
@@ -197,6 +211,7 @@ fn drift(reports: &[DriftReport]) -> Figures {
         ],
         rows: reports.iter().map(row).collect(),
         words: alarms(reports),
+        plots: "wealth",
     }
 }
 
@@ -217,4 +232,96 @@ fn alarms(reports: &[DriftReport]) -> Vec<String> {
         _ => format!("FALSE ALARMS EXCEED THEIR BOUND in {broken} of {} rows.", reports.len()),
     };
     std::iter::once(verdict).chain(fleet).collect()
+}
+
+fn budgets(budgets: &[BudgetFigures]) -> Figures {
+    let row = |figures: &BudgetFigures| {
+        vec![
+            percent(figures.cap),
+            (figures.runs - figures.uncertifiable).to_string(),
+            percent(figures.offload),
+            percent(figures.offload_max),
+            percent(figures.excess_max),
+            percent(figures.audits),
+            percent(figures.disagreement),
+            percent(figures.static_disagreement),
+            format!("{:.3}", figures.disagreement / figures.static_disagreement),
+            percent(figures.certified),
+            percent(figures.over_budget),
+            figures.unflagged.to_string(),
+        ]
+    };
+    let requests = budgets.first().map_or(0, |figures| figures.requests);
+    let unflagged: u64 = budgets.iter().map(|figures| figures.unflagged).sum();
+    let excess = budgets.iter().map(|figures| figures.excess_max).fold(0.0, f64::max);
+    Figures {
+        title: format!("A router under a budget, {requests} requests a run, system contract"),
+        header: vec![
+            "cap",
+            "runs",
+            "offloaded",
+            "most of a run",
+            "ever ahead by",
+            "audits",
+            "differ",
+            "static threshold",
+            "ratio",
+            "certified",
+            "over budget",
+            "unflagged",
+        ],
+        rows: budgets.iter().map(row).collect(),
+        words: vec![format!(
+            "No run was ever ahead of its cap by more than {} of its requests, audits included; {unflagged} answers called \
+             themselves better than they are. The static threshold is the best one for the same offload on the same requests.",
+            percent(excess)
+        )],
+        plots: "budgets",
+    }
+}
+
+fn recoveries(recoveries: &[Recovered]) -> Figures {
+    let row = |recovered: &Recovered| {
+        let runs: Vec<RecoveryFigures> = recovered.runs.iter().filter(|run| run.certified_before).cloned().collect();
+        let request = |of: fn(&RecoveryFigures) -> Option<u64>| {
+            median(&runs, of).map_or_else(|| "-".to_owned(), |request| request.to_string())
+        };
+        let share = |of: fn(&RecoveryFigures) -> Option<f64>| mean(&runs, of).map_or_else(|| "-".to_owned(), percent);
+        vec![
+            recovered.contract.to_string(),
+            runs.len().to_string(),
+            request(|run| run.alarm),
+            request(|run| run.issued),
+            request(|run| run.used),
+            share(|run| run.offload_before),
+            share(|run| run.offload_recalibrated),
+            share(|run| run.offload_refitted),
+            share(|run| run.certified_disagreement_until_alarm),
+            share(|run| run.true_risk_after),
+            runs.iter().map(|run| run.unflagged).sum::<u64>().to_string(),
+        ]
+    };
+    Figures {
+        title: "A router through a drift, without a human".to_owned(),
+        header: vec![
+            "contract",
+            "runs",
+            "alarm at request",
+            "certificate at",
+            "used from",
+            "offload before",
+            "recalibrated",
+            "refitted",
+            "differ until the alarm",
+            "risk of the new one",
+            "unflagged",
+        ],
+        rows: recoveries.iter().map(row).collect(),
+        words: vec![
+            "Requests are counted from the drift on, medians of the runs; shares are means. Recalibrated: the old score with a new \
+             threshold; refitted: the score chosen and fitted anew."
+                .to_owned(),
+        ],
+        plots: "recoveries",
+    }
 }

@@ -24,8 +24,12 @@ pub(super) struct Source {
     /// Asks the requests of a bundled task.
     #[arg(long, value_enum, group = "given")]
     task: Option<Task>,
-    /// Asks the samples of a safetensors file: a tensor for each model input, samples along the first dimension; and, where
-    /// wanted, `split` (0 fit, 1 tune, 2 calibration; default: drawn at random) and `label`.
+    /// Asks the samples of a safetensors file.
+    ///
+    /// It holds a tensor for each input of the models, by the input's name and of its type, samples along the first dimension:
+    /// what the model takes, after the bundle's transforms. Beside them, where wanted, whole numbers (U8, I32 or I64), one a
+    /// sample: `split` with 0 to fit the agreement head, 1 to choose score and thresholds, 2 to certify by (default: a fifth, a
+    /// fifth and the rest, drawn by --seed), and `label` with the true class, which is reported on and never certified by.
     #[arg(long, value_name = "D.safetensors", group = "given", requires_all = ["bundle", "teacher"])]
     pub(super) data: Option<PathBuf>,
     #[command(flatten)]

@@ -37,6 +37,13 @@ impl Ranked {
         of_split(pairs, Split::Cal).map(|pair| labelled(&self.scores, pair)).collect()
     }
 
+    /// Ranks as shares of all, above 0 and at most 1: what stands for a softmax score of the same order.
+    pub(super) fn shares(&self, labels: &[Labelled]) -> Vec<Labelled> {
+        let most = self.scores.len() as f32 + 1.0;
+        let share = |label: &Labelled| Labelled { score: (label.score + 1.0) / most, differs: label.differs };
+        labels.iter().map(share).collect()
+    }
+
     /// The score of a threshold.
     pub(super) fn score(&self, rank: f32) -> f64 {
         self.scores[rank as usize]

@@ -6,15 +6,17 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use clap::{ArgGroup, Args};
+use hedge_agent_core::route::simulate::PoolRow;
 use hedge_zoo::digits::Drift;
 
 use self::page::Page;
 use super::charts::charts;
 use super::curve::curve;
 use super::figures;
-use super::gather::Source;
+use super::gather::{Seen, Source};
 use super::pairs::{cal_pairs, pairs};
 use super::pairs_file::{self, Pair};
+use super::routers::Rows;
 use super::score_choice::ScoreChoice;
 use super::simulate::Others;
 use super::study::{Effort, Named, World, study};
@@ -87,15 +89,20 @@ fn of_models(args: &Report) -> Result<About> {
     let pairs = pairs(&chosen.scoring, &gathered);
     let mut world = args.others.world(&pairs)?;
     if args.source.is_task() {
-        let mut under = |drift: Drift| {
-            let seen = args.source.ask_under(&mut loaded.duo, drift)?;
-            let labels = world.ranked.others(&cal_pairs(&chosen.scoring, &seen));
-            anyhow::Ok(Named { name: drift.to_string(), labels })
+        let named = |drift: Drift, seen: &[Seen]| {
+            let labels = world.ranked.others(&cal_pairs(&chosen.scoring, seen));
+            Named { name: drift.to_string(), labels }
         };
-        let harmless = HARMLESS.into_iter().map(&mut under).collect::<Result<Vec<_>>>()?;
-        let drifted = under(Drift::Harmful)?;
+        let mut harmless = Vec::new();
+        for drift in HARMLESS {
+            harmless.push(named(drift, &args.source.ask_under(&mut loaded.duo, drift)?));
+        }
+        let seen = args.source.ask_under(&mut loaded.duo, Drift::Harmful)?;
+        let drifted = named(Drift::Harmful, &seen);
         world.harmless.extend(harmless);
         world.drifted.get_or_insert(drifted);
+        // The features themselves, so that a router can fit a head anew.
+        world.rows = Rows { calm: rows(&gathered.cal), drifted: Some(rows(&seen)) };
     }
     let areas: Vec<String> = chosen.compared.iter().map(|(name, area)| format!("{name} {area:.5}")).collect();
     let facts = vec![
@@ -107,6 +114,10 @@ fn of_models(args: &Report) -> Result<About> {
         fact("area under risk-coverage, smaller is better", &areas.join(", ")),
     ];
     Ok(About { title: loaded.name, facts, pairs, world })
+}
+
+fn rows(seen: &[Seen]) -> Vec<PoolRow> {
+    seen.iter().map(|seen| PoolRow { features: seen.features, differs: seen.differs }).collect()
 }
 
 fn fact(name: &str, value: &str) -> [String; 2] {

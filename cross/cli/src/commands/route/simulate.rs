@@ -8,6 +8,8 @@ use std::time::Instant;
 
 use anyhow::{Context, Result};
 use clap::Args;
+use hedge_agent_core::route::simulate::PoolRow;
+use hedge_certify::Labelled;
 use serde_json::json;
 
 use super::charts::{self, charts};
@@ -15,6 +17,7 @@ use super::curve::curve;
 use super::figures;
 use super::pairs_file::{self, Pair};
 use super::ranks::Ranked;
+use super::routers::Rows;
 use super::study::{Effort, Named, World, study};
 use crate::output::{say, write_json};
 
@@ -60,7 +63,11 @@ impl Others {
         };
         let drifted = self.drifted.as_ref().map(named).transpose()?;
         let harmless = self.harmless.iter().map(named).collect::<Result<Vec<_>>>()?;
-        Ok(World { ranked, drifted, harmless })
+        let rows = |labels: &[Labelled]| -> Vec<PoolRow> {
+            ranked.shares(labels).iter().map(|label| PoolRow::of_score(label.score, label.differs)).collect()
+        };
+        let rows = Rows { calm: rows(&ranked.cal), drifted: drifted.as_ref().map(|named: &Named| rows(&named.labels)) };
+        Ok(World { ranked, drifted, harmless, rows })
     }
 }
 

@@ -9,6 +9,7 @@ use hedge_certify::{Contract, Labelled, MonitorConfig, Target};
 
 use super::certify::Tested;
 use super::ranks::Ranked;
+use super::routers::{self, RouterEffort, Routers, Rows};
 use crate::failure::bad_usage;
 use crate::output::{progress, waiting};
 
@@ -33,6 +34,8 @@ pub(super) struct Effort {
     /// The probability that a calibration misleads.
     #[arg(long, value_name = "D", default_value_t = 0.05)]
     delta: f64,
+    #[command(flatten)]
+    routers: RouterEffort,
     /// Runs of the monitor in each scenario.
     #[arg(long, value_name = "N", default_value_t = 1_000, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     runs: u32,
@@ -54,6 +57,8 @@ pub(super) struct World {
     pub(super) drifted: Option<Named>,
     /// Other than calm, but no worse.
     pub(super) harmless: Vec<Named>,
+    /// Calm and drifted requests as a router sees them.
+    pub(super) rows: Rows,
 }
 
 /// What came of it.
@@ -62,6 +67,7 @@ pub(super) struct Study {
     pub(super) tested: Vec<Tested>,
     pub(super) cells: Vec<CalibrationCell>,
     pub(super) drift: Vec<DriftReport>,
+    pub(super) routers: Routers,
     /// What could not be simulated, and why.
     pub(super) notes: Vec<String>,
 }
@@ -93,12 +99,14 @@ impl Effort {
 /// Simulates all of it; `seed` is that of all draws.
 pub(super) fn study(world: &World, effort: &Effort, seed: u64) -> Result<Study> {
     let to_score = |rank| world.ranked.score(rank);
+    let targets = effort.targets()?;
     let test = |target| Tested::new(target, &world.ranked.grid, &world.ranked.cal, to_score);
-    let tested: Vec<Tested> = effort.targets()?.into_iter().map(test).collect();
+    let tested: Vec<Tested> = targets.iter().copied().map(test).collect();
     let cells = calibrations(world, effort, seed)?;
     let mut notes = Vec::new();
     let drift = drift(world, &tested, &effort.drift_settings(seed), &mut notes)?;
-    Ok(Study { tested, cells, drift, notes })
+    let routers = routers::simulate(&world.rows, targets[0], &effort.routers, seed)?;
+    Ok(Study { tested, cells, drift, routers, notes })
 }
 
 fn calibrations(world: &World, effort: &Effort, seed: u64) -> Result<Vec<CalibrationCell>> {

@@ -28,9 +28,8 @@ impl Page<'_> {
         let mut body = format!("<header><h1>{title}</h1>\n{}</header>\n", self.lead());
         body.push_str(&cards(&self.study.tested));
         body.push_str(PROMISE);
-        body.push_str(&section("What the thresholds are worth", &self.plots(&["risk-coverage", "answers"])?));
-        for (figures, plots) in self.figures.iter().zip([&[][..], &["violations"], &["wealth"]]) {
-            let text = format!("{}{}{}", table(figures), words(&figures.words), self.plots(plots)?);
+        for figures in &self.figures {
+            let text = format!("{}{}{}", table(figures), words(&figures.words), self.plots(figures.plots)?);
             body.push_str(&section(&figures.title, &text));
         }
         body.push_str(&self.about());
@@ -52,10 +51,10 @@ impl Page<'_> {
     }
 
     /// The plots whose files begin so.
-    fn plots(&self, begins: &[&str]) -> Result<String> {
+    fn plots(&self, begin: &str) -> Result<String> {
         let mut text = String::new();
         for named in &self.charts {
-            if begins.iter().any(|begin| named.file.starts_with(begin)) {
+            if named.file.starts_with(begin) {
                 let svg = for_page(&named.chart.svg()?);
                 let (heading, caption) = (escape(&named.chart.title), escape(&named.caption));
                 text.push_str(&format!(
