@@ -79,7 +79,13 @@ impl Keeper {
     }
 
     fn send_reports(&self) {
-        while let Some(message) = self.routes.reports().pop() {
+        // Those that come while this looks may have to wait for the disk.
+        let ready = self.routes.reports().waiting();
+        if ready == 0 || !self.routes.all().iter().all(|route| route.may_send()) {
+            return;
+        }
+        for _ in 0..ready {
+            let Some(message) = self.routes.reports().pop() else { return };
             match self.cloud.publish_evidence(&message) {
                 Ok(()) => {}
                 Err(NotSent::TooLarge) => tracing::error!("evidence is larger than a message may be; it is dropped"),

@@ -69,6 +69,11 @@ impl Reports {
         self.state().waiting.push_front(message);
     }
 
+    /// How many wait.
+    pub(crate) fn waiting(&self) -> usize {
+        self.state().waiting.len()
+    }
+
     /// Messages dropped for lack of room since the start.
     pub(crate) fn dropped(&self) -> u64 {
         self.state().dropped

@@ -48,6 +48,8 @@ pub(super) struct Inner {
     retired: bool,
     /// A save that has to be on disk before anything is certified.
     saving: Option<Saving>,
+    /// A save that has to be on disk before evidence is sent: after a crash it would be gathered, and sent, once more.
+    reporting: Option<Saving>,
 }
 
 impl Route {
@@ -61,7 +63,7 @@ impl Route {
         certificate: Option<Certificate>,
         actions: Vec<RouteAction>,
     ) -> Self {
-        let inner = Inner { router, history, obeyed, dirty: true, retired: false, saving: None };
+        let inner = Inner { router, history, obeyed, dirty: true, retired: false, saving: None, reporting: None };
         let (inner, heard) = (Mutex::new(inner), Mutex::default());
         let route = Self { name: name.to_owned(), side, tools, certificate, heard, inner };
         let mut inner = route.inner();
@@ -139,6 +141,10 @@ impl Route {
         let subject = state.subject.hash().0;
         let newer = inner.obeyed.is_none_or(|(of, version)| of != subject || state.version > version);
         if newer {
+            // What was found out until now is told as before this state.
+            let (now, sender) = (self.tools.clock.now(), self.sender(&inner));
+            let actions = inner.router.on(RouteEvent::Tick, now);
+            self.carry_out(&mut inner, actions, sender.as_ref(), now);
             inner.obeyed = Some((subject, state.version));
             inner.dirty = true;
         }
@@ -153,6 +159,15 @@ impl Route {
         }
         inner.dirty = false;
         self.tools.store.save_soon(&self.name, inner.saved(self.tools.clock.now()).encode());
+    }
+
+    /// Whether evidence that was reported may be sent.
+    pub(super) fn may_send(&self) -> bool {
+        let mut inner = self.inner();
+        if inner.reporting.as_ref().is_some_and(Saving::is_over) {
+            inner.reporting = None;
+        }
+        inner.reporting.is_none() && !inner.is_being_saved()
     }
 
     /// Takes the state out, for the model that serves under the name from now on.
@@ -185,7 +200,7 @@ impl Route {
     }
 
     fn carry_out(&self, inner: &mut Inner, actions: Vec<RouteAction>, sender: Option<&Sender>, now: Duration) {
-        let mut persist = false;
+        let (mut persist, mut reported) = (false, false);
         for action in actions {
             match action {
                 RouteAction::Persist => persist = true,
@@ -193,13 +208,18 @@ impl Route {
                 RouteAction::Report(evidence) => {
                     if let Some(sender) = sender {
                         self.tools.reports.push(sender, *evidence);
+                        reported = true;
                     }
                 }
             }
         }
-        if persist {
+        if persist || reported {
             inner.dirty = false;
-            inner.saving = Some(self.tools.store.save_now(&self.name, inner.saved(now).encode()));
+            let saving = self.tools.store.save_now(&self.name, inner.saved(now).encode());
+            match persist {
+                true => inner.saving = Some(saving),
+                false => inner.reporting = Some(saving),
+            }
         }
     }
 

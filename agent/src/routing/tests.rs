@@ -461,5 +461,11 @@ async fn evidence_goes_to_the_gateway_and_its_word_to_the_class_is_obeyed() {
     say(3, vec![Digest(id.0)], Some(certificate), &key());
     eventually("the class's is watched", || scene.phase() == PhaseName::Shadow).await;
     assert_eq!(scene.model().route.summary()["certificate"]["id"], installed.as_str());
+    scene.until(PhaseName::Certified).await;
+    for _ in 0..3 {
+        scene.ask_sure().await;
+    }
+    eventually("what comes of a state is told as such", || evidence().last().unwrap().class_version == 3).await;
+    assert!(evidence().is_sorted_by_key(|message| message.class_version), "and what came before it is not");
     scene.stop().await;
 }

@@ -3,7 +3,7 @@
 use anyhow::{Context, Result, bail};
 use hedge_bundle::Comparison;
 use hedge_certify::{Features, top_class};
-use hedge_engine::{DeviceChoice, Model};
+use hedge_engine::{DeviceChoice, DeviceKind, Model};
 use hedge_graph::Graph;
 use hedge_tensor::{NamedTensor, Tensor};
 
@@ -42,6 +42,11 @@ impl Duo {
         let load =
             |graph, which| Model::load(graph, device, None).with_context(|| format!("the {which} model cannot be run"));
         Ok(Duo { edge: load(edge, "edge")?, cloud: load(cloud, "cloud")?, comparison, logits })
+    }
+
+    /// The kind of device that the edge model runs on.
+    pub(super) fn edge_kind(&self) -> DeviceKind {
+        self.edge.device().kind()
     }
 
     /// How many requests to ask at once.

@@ -5,6 +5,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result};
 use clap::Args;
+use hedge_agent::default_device_class;
 use hedge_certify::{Certificate, Grid, Issue, Labelled, Spending, Subject, Target, Window};
 
 use super::models::Loaded;
@@ -16,9 +17,10 @@ const SECS_PER_DAY: u64 = 86_400;
 /// For whom and for how long a certificate is.
 #[derive(Args)]
 pub(super) struct Term {
-    /// The class of devices whose inputs the requests are.
-    #[arg(long, value_name = "CLASS", default_value = "default")]
-    device_class: String,
+    /// The class of devices whose inputs the requests are, as the agents' agent.device_class; default: theirs, of the kind
+    /// of device that the edge model ran on and this machine's architecture.
+    #[arg(long, value_name = "CLASS")]
+    device_class: Option<String>,
     /// How long the certificate holds, in days.
     #[arg(long, value_name = "DAYS", default_value_t = 90, value_parser = clap::value_parser!(u64).range(1..=3650))]
     lifetime_days: u64,
@@ -64,7 +66,7 @@ pub(super) fn subject(loaded: &Loaded, term: &Term) -> Subject {
     Subject {
         edge: loaded.edge,
         cloud: loaded.cloud,
-        device_class: term.device_class.clone(),
+        device_class: term.device_class.clone().unwrap_or_else(|| default_device_class(loaded.duo.edge_kind())),
         transforms: loaded.transforms,
         comparison: loaded.comparison.to_string(),
     }
