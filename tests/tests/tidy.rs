@@ -43,7 +43,7 @@ const NOT_IN_A_CORE: [&str; 7] = ["tokio", "burn", "wgpu", "sled", "rumqttc", "m
 const USERS: [(&str, &[&str]); 10] = [
     ("hedge-agent", &["hedge", "hedge-tests"]),
     ("hedge-gateway", &["hedge", "hedge-tests"]),
-    ("hedge-agent-core", &["hedge-agent"]),
+    ("hedge-agent-core", &["hedge-agent", "hedge"]),
     ("hedge-agent-spool", &["hedge-agent"]),
     ("hedge-gateway-core", &["hedge-gateway"]),
     ("hedge-link", &["hedge-agent", "hedge-gateway", "hedge", "hedge-tests"]),
