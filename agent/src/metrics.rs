@@ -74,6 +74,7 @@ struct RouteMetrics {
     waiting_bytes: Gauge,
     removed: Gauges<1>,
     evidence_dropped: Gauge,
+    budgets: Gauges<2>,
 }
 
 /// The cache counts for itself; these show its numbers at the moment of rendering.
@@ -280,6 +281,11 @@ impl RouteMetrics {
             waiting: r.gauge("hedge_audits_waiting", "Audits waiting for the cloud"),
             waiting_bytes: r.gauge("hedge_audits_waiting_bytes", "Bytes of audits waiting for the cloud"),
             removed: r.gauges("hedge_audits_removed", "Audits that left the queue since the start", ["why"]),
+            budgets: r.gauges(
+                "hedge_route_budget_backlog",
+                "How far a resource with a budget is ahead of it, in its own unit",
+                ["model", "resource"],
+            ),
             evidence_dropped: r
                 .gauge("hedge_evidence_dropped", "Messages of evidence that the gateway never gets, since the start"),
         }
@@ -295,6 +301,9 @@ impl RouteMetrics {
         self.gathered.with([model]).set_count(gathered);
         self.wanted.with([model]).set_count(wanted);
         self.breaker.with([model]).set_flag(route.breaker_open);
+        for (resource, backlog) in &route.budgets {
+            self.budgets.with([model, resource]).set(*backlog);
+        }
         // Without a certificate there is no threshold: no number.
         let certificate = |of: fn(&CertificateGauges) -> f64| route.certificate.as_ref().map_or(f64::NAN, of);
         self.threshold.with([model]).set(certificate(|certificate| f64::from(certificate.threshold)));

@@ -1,5 +1,7 @@
 //! A route at a glance: for `/hedge/v1/models/{name}/route` and for the metrics.
 
+use std::collections::BTreeMap;
+
 use hedge_agent_core::route::PhaseName;
 use hedge_certify::{Certificate, Monitor, Progress, Role, Target};
 use serde_json::{Value, json};
@@ -7,7 +9,7 @@ use serde_json::{Value, json};
 use super::route::Route;
 
 /// What the metrics show of a route.
-#[derive(Clone, Copy, PartialEq, Debug)]
+#[derive(Clone, PartialEq, Debug)]
 pub(crate) struct RouteGauges {
     pub(crate) phase: PhaseName,
     pub(crate) requests: u64,
@@ -17,6 +19,8 @@ pub(crate) struct RouteGauges {
     pub(crate) certificate: Option<CertificateGauges>,
     pub(crate) monitor: Option<MonitorGauges>,
     pub(crate) breaker_open: bool,
+    /// How far each resource with a budget is ahead of it.
+    pub(crate) budgets: Vec<(&'static str, f64)>,
 }
 
 /// What they show of its certificate.
@@ -56,6 +60,7 @@ impl Route {
                 rate: monitor.rate(),
             }),
             breaker_open: router.is_breaker_open(),
+            budgets: router.budget_backlog(),
         }
     }
 
@@ -76,6 +81,7 @@ impl Route {
             "monitor": router.monitor().map(monitor),
             "labels": router.progress().map(|progress| labels(&progress)),
             "breaker_open": router.is_breaker_open(),
+            "budget_backlog": router.budget_backlog().into_iter().collect::<BTreeMap<_, _>>(),
             "round_trip_p95_ms": p95,
             "subject": {
                 "edge": self.side.edge.to_string(),

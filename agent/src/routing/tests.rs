@@ -77,7 +77,7 @@ impl Scene {
 
     async fn start_with(folder: &Path, change: impl FnOnce(&mut ModelSection)) -> Self {
         let path = folder.join("tiny.onnx");
-        std::fs::write(&path, tiny()).unwrap();
+        std::fs::write(&path, tiny("tiny")).unwrap();
         let mut model = ModelSection { threshold: None, ..ModelSection::offloading("digits", path, 0.5) };
         change(&mut model);
         let mut config = Config { models: vec![model], ..Config::default() };
@@ -223,8 +223,8 @@ async fn gateway(link: Arc<FakeLink>, cloud: Arc<Cloud>, drifted: Arc<AtomicBool
 }
 
 /// logits = x W: [a, b] -> [a, b, -a-b].
-fn tiny() -> Vec<u8> {
-    let mut b = GraphBuilder::new("tiny");
+fn tiny(name: &str) -> Vec<u8> {
+    let mut b = GraphBuilder::new(name);
     let x = b.input("x", DType::F32, &[Dim::named("N"), 2.into()]);
     let w = b.init("w", Tensor::from_slice(&[2, 3], &[1_f32, 0., -1., 0., 1., -1.]).unwrap());
     b.op_as("logits", "MatMul", &[&x, &w], &[]);
@@ -322,6 +322,28 @@ async fn a_restart_keeps_the_phase_and_an_alarm_is_not_forgotten() {
     let answer = scene.ask().await;
     assert_eq!((answer.status, answer.reason), (Status::Uncertified, Reason::LinkDown), "offline after an alarm");
     assert_eq!(scene.phase(), PhaseName::Gathering);
+    scene.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn another_model_under_the_name_voids_the_certificate_and_the_old_one_certifies_nothing_more() {
+    let folder = TempDir::new().unwrap();
+    let scene = Scene::connected(folder.path(), contract()).await;
+    scene.until(PhaseName::Certified).await;
+    let old = scene.model();
+    // The same function with another name has another digest.
+    std::fs::write(folder.path().join("tiny.onnx"), tiny("other")).unwrap();
+    scene.catalog.load("digits").await.unwrap();
+    assert_ne!(scene.model().digest, old.digest);
+    assert_eq!(scene.phase(), PhaseName::Gathering);
+    let summary = scene.model().route.summary();
+    assert!(summary.to_string().contains("void: certified for edge bundle"), "{summary}");
+    assert!(summary["requests"].as_u64().unwrap() >= 85, "the route goes on counting: {summary}");
+    let wish = Wish { place: Place::Auto, allowed: PATIENCE };
+    let input = NamedTensor::new("x", Tensor::from_slice(&[1, 2], &[9.0_f32, 0.3]).unwrap());
+    let late = RowTask::start(&scene.shared, &old, vec![input], wish, Instant::now()).finish().await.unwrap();
+    assert_eq!((late.status, late.reason), (Status::Cloud, Reason::NoCertificate), "a row that the old one had begun");
+    scene.until(PhaseName::Certified).await;
     scene.stop().await;
 }
 

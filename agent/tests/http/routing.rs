@@ -13,6 +13,7 @@ async fn with_contract() -> Scene {
     scene_with(|config| {
         let model = &mut config.models[0];
         (model.threshold, model.route.contract) = (None, Some("local".into()));
+        model.budget.offload_share = Some(0.2);
     })
     .await
 }
@@ -46,6 +47,7 @@ async fn with_a_contract_and_no_cloud_every_answer_is_uncertified_whatever_its_s
         "hedge_route_phase{model=\"private\",phase=\"no-contract\"} 1",
         "hedge_route_requests{model=\"tiny\"} 1",
         "hedge_route_labels_wanted{model=\"tiny\"} 7000",
+        "hedge_route_budget_backlog{model=\"tiny\",resource=\"offloads\"} 0",
         "hedge_audits_waiting 0",
     ] {
         assert!(metrics.contains(line), "{line}\n{metrics}");

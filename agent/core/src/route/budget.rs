@@ -123,6 +123,8 @@ impl BudgetSettings {
 
 /// Offloads, bytes, money, joules.
 const RESOURCES: usize = 4;
+/// Their names, for people and metrics.
+const NAMES: [&str; RESOURCES] = ["offloads", "bytes", "cost", "joules"];
 /// Which of them bytes are.
 const BYTES: usize = 1;
 
@@ -235,6 +237,12 @@ impl Budget {
         let units = self.units(settings, 1);
         let limits = settings.limits();
         (0..RESOURCES).all(|resource| limits[resource].is_none() || backlog(&self.queues[resource]) < units[resource])
+    }
+
+    /// Of each resource with a budget, how far it is ahead of that: the length of its queue, in the resource's unit.
+    pub(crate) fn backlog(&self, settings: &BudgetSettings) -> Vec<(&'static str, f64)> {
+        let limited = settings.limits().into_iter().zip(NAMES).zip(&self.queues);
+        limited.filter_map(|((limit, name), queue)| limit.map(|_| (name, queue.all))).collect()
     }
 
     /// What an offload usually costs of each resource; `bytes` where none was sent yet.

@@ -157,6 +157,13 @@ impl Router {
         self.state.breaker.is_open()
     }
 
+    /// How far each resource with a budget is ahead of it (the virtual queue), by name and in its own unit: offloads, bytes,
+    /// cost, joules.
+    #[must_use]
+    pub fn budget_backlog(&self) -> Vec<(&'static str, f64)> {
+        self.state.budget.backlog(&self.settings.budget)
+    }
+
     /// What 95 % of the offloads take, as far as that is known.
     #[must_use]
     pub fn round_trip_p95(&self, now: Duration) -> Option<Duration> {
