@@ -140,7 +140,8 @@ impl Step {
         // A GPU's integers are narrower than the host's, so that integers on the host are best computed there.
         let small = inputs.fit_the_host(if context.is_gpu() { usize::MAX } else { HOST_ELEMENTS });
         let beyond = context.is_gpu() && (self.needs_cpu || inputs.are_beyond(context));
-        if place == Place::Anywhere && !small && !beyond {
+        let here = place == Place::Anywhere || place == Place::Cpu && !context.is_gpu();
+        if here && !small && !beyond {
             return self.run.run(context, inputs).map_err(fail);
         }
         if context.is_gpu() && !small {

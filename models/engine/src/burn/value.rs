@@ -236,6 +236,14 @@ impl Value {
         }
     }
 
+    /// The elements of an integer value that is held in floats, where they lie; of another one nothing.
+    pub(crate) fn held_singles(&self) -> Option<Result<Cow<'_, [f32]>, OpError>> {
+        match &self.place {
+            Place::Device(tensor) if tensor.dtype() == BurnType::F32 => Some(singles(tensor)),
+            _ => None,
+        }
+    }
+
     /// The elements of an integer value, for operators that need them to know their output's shape.
     pub(crate) fn to_ints(&self) -> Result<Vec<i64>, OpError> {
         let tensor = self.clone().into_host()?;

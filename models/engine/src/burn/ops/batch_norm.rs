@@ -84,7 +84,9 @@ impl BatchNorm {
     fn apply(&self, x: Value, parameters: Parameters, context: &Context) -> Result<Value, OpError> {
         let Parameters { scale, bias, mean, variance, .. } = parameters;
         let dtype = x.dtype();
-        let factor = B::float_div(scale, B::float_sqrt(plus(variance, self.epsilon)));
+        // The inverse is rounded before the scale is applied, as onnxruntime does it: quantized models turn a last bit into
+        // a whole step.
+        let factor = B::float_mul(scale, B::float_recip(B::float_sqrt(plus(variance, self.epsilon))));
         let offset = B::float_sub(bias, B::float_mul(mean, factor.clone()));
         Ok(narrowed(B::float_add(B::float_mul(widened(x, context)?, factor), offset), dtype))
     }

@@ -89,6 +89,8 @@ pub(crate) enum Place {
     Anywhere,
     /// On the host whatever the device: its inputs are brought there and its outputs stay.
     Host,
+    /// On the CPU: where that is the device as anywhere, where it is not as on the host.
+    Cpu,
     /// It only moves values or runs a body, whose operators each have a place of their own.
     Within,
 }
@@ -302,6 +304,11 @@ fn on_host(
         Ok(f(&tensors)?.into_iter().map(Value::host).collect())
     };
     Ok(BoxOp { run: Box::new(run), place: Place::Host })
+}
+
+/// Boxes an operator with one output that computes on the CPU, in the CPU's floats.
+fn on_cpu(f: impl Fn(&Context, Inputs) -> Result<Value, OpError> + Send + Sync + 'static) -> Result<BoxOp, OpError> {
+    Ok(BoxOp { place: Place::Cpu, ..one(f)? })
 }
 
 /// `axis` counted from the front, for a tensor of `rank` dimensions.

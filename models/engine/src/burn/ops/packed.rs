@@ -122,7 +122,7 @@ impl Convolution {
 }
 
 /// The shape of weights as those of planes, `None` where the kernel is not for them.
-fn planar(kernel: &[usize], groups: usize) -> Option<[usize; 4]> {
+pub(super) fn planar(kernel: &[usize], groups: usize) -> Option<[usize; 4]> {
     let shape = match *kernel {
         [outputs, channels, length] => [outputs, channels, 1, length],
         [outputs, channels, rows, columns] => [outputs, channels, rows, columns],
@@ -132,7 +132,7 @@ fn planar(kernel: &[usize], groups: usize) -> Option<[usize; 4]> {
 }
 
 /// The rows and columns of a window over a plane, or over a line as a plane of one row.
-fn axes(input: &[usize], window: &Window) -> [Axis; 2] {
+pub(super) fn axes(input: &[usize], window: &Window) -> [Axis; 2] {
     match input.len() {
         3 => [Axis { input: 1, kernel: 1, stride: 1, dilation: 1, pad: 0, outputs: 1 }, window.axis(0, input[2])],
         _ => [window.axis(0, input[2]), window.axis(1, input[3])],

@@ -4,11 +4,17 @@
 //! bits are the most that is quantized to), so that a quantization followed by its inverse is a few float operations.
 //! On a CPU without autodiff each of the two is one pass over memory. Division, rounding half to even and saturation are
 //! those of onnxruntime, which divides halves as floats.
+//!
+//! The operators between quantized tensors round where onnxruntime rounds (its kernels for x86-64): a last bit of a float
+//! decides ties, which are common where scales are alike, and each tie is a whole step of the output.
 
 mod convolution;
+pub(super) mod elementwise;
 mod grid;
 pub(super) mod linear;
+pub(super) mod pool;
 mod product;
+pub(super) mod softmax;
 
 use burn_backend::ops::FloatTensorOps;
 use burn_backend::{FloatDType, Scalar, TensorData, TensorMetadata, read_sync};
@@ -306,6 +312,36 @@ pub(super) fn narrowed(values: &[f32], shape: &[usize], dtype: DType) -> Result<
         DType::I16 => typed(values, shape, |value| value as i16),
         other => Err(OpError::new(format!("{other} is no quantized type"))),
     }
+}
+
+/// The numbers that the 256 bytes of an 8-bit type stand for.
+fn byte_values(dtype: DType) -> Result<[f32; 256], OpError> {
+    let value = |byte: u8| match dtype {
+        DType::U8 => Ok(f32::from(byte)),
+        DType::I8 => Ok(f32::from(byte.cast_signed())),
+        other => Err(OpError::new(format!("8-bit integers are needed, but this is {other}"))),
+    };
+    let mut values = [0.0; 256];
+    for (byte, to) in (0..=u8::MAX).zip(&mut values) {
+        *to = value(byte)?;
+    }
+    Ok(values)
+}
+
+/// The byte of a whole number in the range of an 8-bit type, signed or not.
+fn byte_of(value: f32) -> u8 {
+    (value as i32) as u8
+}
+
+/// The scale and the zero point of a whole 8-bit tensor of type `dtype`, at `index` and behind it; without a zero point it
+/// is 0.
+fn single_level(inputs: &[Option<Tensor>], index: usize, dtype: DType, what: &str) -> Result<(f32, f32), OpError> {
+    let scale = product::single(host::need(inputs, index)?, what)?;
+    let Some(zero) = host::optional(inputs, index + 1) else { return Ok((scale, 0.0)) };
+    if zero.dtype() != dtype {
+        return Err(OpError::new(format!("{what} belongs to {dtype}, but its zero point is {}", zero.dtype())));
+    }
+    Ok((scale, product::single(zero, "its zero point")?))
 }
 
 /// Floats as the float type `dtype`.

@@ -1,27 +1,23 @@
-//! Operators on 8-bit numbers between two scales: computed as floats, which hold them exactly, and quantized again. The
-//! matrix products are exact integer ones.
+//! Operators on 8-bit numbers between two scales. Those that are functions of one element are computed as floats, which hold
+//! them exactly, and quantized again; the others have arithmetic of their own.
 
 use hedge_graph::{Attribute, Node};
 
 use super::super::layout::concatenated;
-use super::super::quantized::linear;
+use super::super::quantized::{elementwise, linear, pool, softmax};
 use super::super::{BoxOp, Builder, Inputs, OpError, one};
-use super::{Part, channels_first, channels_last};
+use super::Part;
 use crate::burn::{Context, Value};
 
 pub(super) fn builder(op: &str) -> Option<Builder> {
     Some(match op {
-        "QLinearAdd" => |_, opset| binary("Add", opset),
-        "QLinearMul" => |_, opset| binary("Mul", opset),
-        "QLinearSigmoid" => |_, opset| unary(Part::new("Sigmoid", &[], opset)?, false, opset),
-        "QLinearLeakyRelu" => |node, opset| unary(Part::of("LeakyRelu", node, opset)?, false, opset),
-        "QLinearSoftmax" => |node, opset| unary(Part::of("Softmax", node, node.int("opset", 13))?, false, opset),
-        "QLinearGlobalAveragePool" => {
-            |node, opset| unary(Part::new("GlobalAveragePool", &[], opset)?, node.int("channels_last", 0) != 0, opset)
-        }
-        "QLinearAveragePool" => {
-            |node, opset| unary(Part::of("AveragePool", node, opset)?, node.int("channels_last", 0) != 0, opset)
-        }
+        "QLinearAdd" => |_, _| elementwise::add(),
+        "QLinearMul" => |_, _| elementwise::mul(),
+        "QLinearSigmoid" => |_, opset| unary(Part::new("Sigmoid", &[], opset)?, opset),
+        "QLinearLeakyRelu" => |node, opset| unary(Part::of("LeakyRelu", node, opset)?, opset),
+        "QLinearSoftmax" => |node, _| softmax::softmax(node),
+        "QLinearGlobalAveragePool" => |node, _| pool::global_average(node),
+        "QLinearAveragePool" => |node, _| pool::average(node),
         "QLinearConcat" => concat,
         "QGemm" => |node, _| linear::gemm(node),
         "MatMulIntegerToFloat" => |_, _| linear::matmul_to_float(),
@@ -58,22 +54,11 @@ impl Gates {
     }
 }
 
-fn binary(op: &str, opset: i64) -> Result<BoxOp, OpError> {
-    let (gates, part) = (Gates::new(opset)?, Part::new(op, &[], opset)?);
-    one(move |context, mut inputs| {
-        let (a, b) = (gates.take(&mut inputs, 0, context)?, gates.take(&mut inputs, 3, context)?);
-        let y = part.run(vec![Some(a), Some(b)], context)?;
-        gates.give(y, &mut inputs, 6, context)
-    })
-}
-
-fn unary(part: Part, last: bool, opset: i64) -> Result<BoxOp, OpError> {
+fn unary(part: Part, opset: i64) -> Result<BoxOp, OpError> {
     let gates = Gates::new(opset)?;
     one(move |context, mut inputs| {
         let x = gates.take(&mut inputs, 0, context)?;
-        let x = if last { channels_first(x, context)? } else { x };
         let y = part.run(vec![Some(x)], context)?;
-        let y = if last { channels_last(y, context)? } else { y };
         gates.give(y, &mut inputs, 3, context)
     })
 }

@@ -1,13 +1,18 @@
 //! Integer matrix products.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
+use burn_backend::TensorData;
+use burn_backend::ops::FloatTensorOps;
 use hedge_graph::Node;
 use hedge_tensor::{DType, Tensor};
 
-use super::super::{BoxOp, Builder, OpError, broadcast_shape, host, on_host};
-use super::product::{Kept, Requantize, multiply_all, single, widened};
+use super::super::linear::matmul;
+use super::super::{BoxOp, Builder, OpError, broadcast_shape, host, on_cpu, on_host};
+use super::product::{EXACT_DEPTH, Kept, Requantize, held, is_exact, multiply_all, single, whole, whole_of, widened};
 use super::{float_tensor, floats, narrowed, quantized, range_of};
+use crate::burn::{B, Context, Value};
 
 pub(super) fn builder(op: &str) -> Option<Builder> {
     match op {
@@ -21,33 +26,31 @@ fn matmul_integer() -> Result<BoxOp, OpError> {
     let product = IntegerProduct::new();
     on_host(move |inputs| {
         let zero = |index| host::optional(inputs, index);
-        let sums = product.run((host::need(inputs, 0)?, zero(2)), (host::need(inputs, 1)?, zero(3)))?;
+        let sums = product.run(Left::tensor(host::need(inputs, 0)?, zero(2))?, (host::need(inputs, 1)?, zero(3)))?;
         Ok(vec![Tensor::from_slice(&sums.shape, &sums.values)?])
     })
 }
 
 fn qlinear_matmul() -> Result<BoxOp, OpError> {
     let product = IntegerProduct::new();
-    on_host(move |inputs| {
-        let need = |index| host::need(inputs, index);
-        let sums = product.run((need(0)?, Some(need(2)?)), (need(3)?, Some(need(5)?)))?;
+    on_cpu(move |context, mut inputs| {
+        let a = inputs.take(0)?;
+        let inputs = (0..8).map(|index| inputs.optional(index).map(Value::into_host).transpose());
+        let inputs = inputs.collect::<Result<Vec<_>, _>>()?;
+        let need = |index| host::need(&inputs, index);
+        let sums = product.run(Left::of(&a, Some(need(2)?))?, (need(3)?, Some(need(5)?)))?;
         let zero = need(7)?;
         let (dtype, zeros, output) = (zero.dtype(), floats(zero)?, floats(need(6)?)?);
         let (low, high) = range_of(dtype)?;
         let rows = PerRow::new(floats(need(1)?)?, &sums, "a_scale")?;
         let columns = PerColumn::new(floats(need(4)?)?, &sums, "b_scale")?;
         let (outputs, zeros) = (PerRow::new(output, &sums, "y_scale")?, PerRow::new(zeros, &sums, "y_zero_point")?);
-        let values: Vec<f32> = sums
-            .values
-            .iter()
-            .enumerate()
-            .map(|(index, &sum)| {
-                let (row, column) = (index / sums.columns, index % sums.columns);
-                let scale = rows.at(row) * columns.at(row, column) / outputs.at(row);
-                quantized(sum as f32 * scale, zeros.at(row), low, high)
-            })
-            .collect();
-        Ok(vec![narrowed(&values, &sums.shape, dtype)?])
+        let mut values = sums.times(|row, column| rows.at(row) * columns.at(row, column) / outputs.at(row));
+        for (row, values) in values.chunks_mut(sums.columns.max(1)).enumerate() {
+            let zero = zeros.at(row);
+            values.iter_mut().for_each(|value| *value = quantized(*value, zero, low, high));
+        }
+        held(values, sums.shape, dtype, context)
     })
 }
 
@@ -56,7 +59,7 @@ pub(in super::super) fn matmul_to_float() -> Result<BoxOp, OpError> {
     let product = IntegerProduct::new();
     on_host(move |inputs| {
         let (need, optional) = (|index| host::need(inputs, index), |index| host::optional(inputs, index));
-        let sums = product.run((need(0)?, optional(4)), (need(1)?, optional(5)))?;
+        let sums = product.run(Left::tensor(need(0)?, optional(4))?, (need(1)?, optional(5)))?;
         let dtype = need(2)?.dtype();
         let values = sums.scaled(floats(need(2)?)?, floats(need(3)?)?, optional(6))?;
         Ok(vec![float_tensor(values, &sums.shape, dtype)?])
@@ -72,7 +75,7 @@ pub(in super::super) fn dynamic_matmul() -> Result<BoxOp, OpError> {
         let [x, scale, zero] = quantized.as_slice() else {
             return Err(OpError::new("its input was not quantized"));
         };
-        let sums = product.run((x, Some(zero)), (need(1)?, optional(3)))?;
+        let sums = product.run(Left::tensor(x, Some(zero))?, (need(1)?, optional(3)))?;
         let values = sums.scaled(floats(scale)?, floats(need(2)?)?, optional(4))?;
         Ok(vec![float_tensor(values, &sums.shape, DType::F32)?])
     })
@@ -91,20 +94,22 @@ pub(in super::super) fn gemm(node: &Node) -> Result<BoxOp, OpError> {
             true => turned.get(&[need(3)?], || transposed(need(3)?))?.as_ref().clone(),
             false => need(3)?.clone(),
         };
-        let mut sums = product.run((&a, Some(need(2)?)), (&b, Some(need(5)?)))?;
+        let mut sums = product.run(Left::tensor(&a, Some(need(2)?))?, (&b, Some(need(5)?)))?;
         if let Some(bias) = optional(6) {
             sums.add(bias)?;
         }
-        let scales = floats(need(4)?)?.into_iter().map(|scale| scale * alpha).collect();
+        // One factor for each column, made in this order.
+        let left = alpha * single(need(1)?, "a_scale")?;
+        let mut scales: Vec<f32> = floats(need(4)?)?.into_iter().map(|scale| left * scale).collect();
         let Some(scale) = optional(7) else {
-            let values = sums.scaled(floats(need(1)?)?, scales, None)?;
+            let values = sums.scaled(vec![1.0], scales, None)?;
             return Ok(vec![float_tensor(values, &sums.shape, DType::F32)?]);
         };
         let output = Requantize::to(optional(8), a.dtype())?;
         let (low, high) = range_of(output.dtype)?;
         let divisor = single(scale, "y_scale")?;
-        let factors: Vec<f32> = floats(need(1)?)?.into_iter().map(|scale| scale / divisor).collect();
-        let values = sums.scaled(factors, scales, None)?;
+        scales.iter_mut().for_each(|scale| *scale /= divisor);
+        let values = sums.scaled(vec![1.0], scales, None)?;
         let values: Vec<f32> = values.into_iter().map(|value| quantized(value, output.zero, low, high)).collect();
         Ok(vec![narrowed(&values, &sums.shape, output.dtype)?])
     })
@@ -158,12 +163,25 @@ impl Sums {
         let rows = PerRow::new(rows, self, "the left scale")?;
         let columns = PerColumn::new(columns, self, "the right scale")?;
         let bias = bias.map(|bias| PerColumn::new(floats(bias)?, self, "its bias")).transpose()?;
-        let scaled = self.values.iter().enumerate().map(|(index, &sum)| {
-            let (row, column) = (index / self.columns, index % self.columns);
-            let product = sum as f32 * (rows.at(row) * columns.at(row, column));
-            product + bias.as_ref().map_or(0.0, |bias| bias.at(row, column))
-        });
-        Ok(scaled.collect())
+        let mut values = self.times(|row, column| rows.at(row) * columns.at(row, column));
+        if let Some(bias) = &bias {
+            for (row, values) in values.chunks_mut(self.columns.max(1)).enumerate() {
+                values.iter_mut().enumerate().for_each(|(column, value)| *value += bias.at(row, column));
+            }
+        }
+        Ok(values)
+    }
+
+    /// As floats, times a factor of each row and column.
+    fn times(&self, factor: impl Fn(usize, usize) -> f32) -> Vec<f32> {
+        let mut values = Vec::with_capacity(self.values.len());
+        let mut factors: Vec<f32> = Vec::new();
+        for (row, sums) in self.values.chunks(self.columns.max(1)).enumerate() {
+            factors.clear();
+            factors.extend((0..self.columns).map(|column| factor(row, column)));
+            values.extend(sums.iter().zip(&factors).map(|(&sum, factor)| sum as f32 * factor));
+        }
+        values
     }
 }
 
@@ -180,7 +198,7 @@ impl PerRow {
     }
 
     fn at(&self, row: usize) -> f32 {
-        self.0[row % self.0.len()]
+        if let [value] = self.0.as_slice() { *value } else { self.0[row % self.0.len()] }
     }
 }
 
@@ -200,7 +218,42 @@ impl PerColumn {
     }
 
     pub(super) fn at(&self, row: usize, column: usize) -> f32 {
+        if self.values.len() == self.columns {
+            return self.values[column];
+        }
         self.values[(row / self.rows * self.columns + column) % self.values.len()]
+    }
+}
+
+/// The left operand as floats, and its zero points.
+pub(super) struct Left<'a> {
+    values: Cow<'a, [f32]>,
+    shape: Vec<usize>,
+    zeros: Option<Vec<i16>>,
+}
+
+impl<'a> Left<'a> {
+    fn of(value: &'a Value, zero: Option<&Tensor>) -> Result<Self, OpError> {
+        Ok(Left { values: whole_of(value)?, shape: value.shape(), zeros: zeros(zero, value.dtype())? })
+    }
+
+    fn tensor(tensor: &Tensor, zero: Option<&Tensor>) -> Result<Self, OpError> {
+        let (values, shape) = (Cow::Owned(whole(tensor)?), tensor.shape().to_vec());
+        Ok(Left { values, shape, zeros: zeros(zero, tensor.dtype())? })
+    }
+
+    /// The rows without zero points, which are one or one for each row.
+    fn floats(self, rows: usize, depth: usize) -> Result<Vec<f32>, OpError> {
+        let mut values = self.values.into_owned();
+        let Some(zeros) = self.zeros else { return Ok(values) };
+        if ![1, rows, values.len() / depth.max(1)].contains(&zeros.len()) && !values.is_empty() {
+            return Err(OpError::new(format!("{} zero points do not fit {rows} rows", zeros.len())));
+        }
+        for (row, values) in values.chunks_mut(depth.max(1)).enumerate() {
+            let zero = f32::from(zeros[row % zeros.len()]);
+            values.iter_mut().for_each(|value| *value -= zero);
+        }
+        Ok(values)
     }
 }
 
@@ -209,16 +262,40 @@ pub(super) type Operand<'a> = (&'a Tensor, Option<&'a Tensor>);
 
 /// numpy's `matmul` of 8-bit tensors. A right operand of one matrix, as weights are, is laid out once.
 pub(super) struct IntegerProduct {
-    weights: Kept<Vec<i16>>,
+    weights: Kept<Right>,
+    host: Context,
+}
+
+/// The right operand without its zero points.
+enum Right {
+    /// As it lies, in floats, where these give exact sums.
+    Floats(Value),
+    /// Its columns as rows.
+    Rows(Vec<i16>),
+}
+
+impl Right {
+    fn of(right: Operand, (depth, columns): (usize, usize), host: &Context) -> Result<Self, OpError> {
+        let exact =
+            |values: &[f32]| (0..columns).all(|at| is_exact(values[at..].iter().step_by(columns).copied(), 0.0));
+        if columns > 0 && (depth <= EXACT_DEPTH || right.0.shape().len() <= 2) {
+            let values = right_floats(right, depth, columns)?;
+            if depth <= EXACT_DEPTH || exact(&values) {
+                let value = Value::host(Tensor::from_slice(right.0.shape(), &values)?);
+                return Ok(Right::Floats(Value::float(value.into_float(host)?)));
+            }
+        }
+        Ok(Right::Rows(right_rows(right, depth, columns)?))
+    }
 }
 
 impl IntegerProduct {
     pub(super) fn new() -> Self {
-        IntegerProduct { weights: Kept::new() }
+        IntegerProduct { weights: Kept::new(), host: Context::host() }
     }
 
-    pub(super) fn run(&self, left: Operand, right: Operand) -> Result<Sums, OpError> {
-        let (a, b) = (left.0.shape().to_vec(), right.0.shape().to_vec());
+    pub(super) fn run(&self, left: Left, right: Operand) -> Result<Sums, OpError> {
+        let (a, b) = (left.shape.clone(), right.0.shape().to_vec());
         let none = || OpError::new(format!("{a:?} and {b:?} have no matrix product"));
         let (row, column) = (a.len() == 1, b.len() == 1);
         let full_a = if row { vec![1, a[0]] } else { a.clone() };
@@ -232,21 +309,33 @@ impl IntegerProduct {
         }
         let (rows, depth, columns) = (*rows, *depth, *columns);
         let batch = broadcast_shape(outer_a, outer_b)?;
-        let lefts = left_rows(left, rows, depth)?;
+        let prepare = || Right::of(right, (depth, columns), &self.host);
         let rights = match outer_b {
             [] => {
                 let operands: Vec<&Tensor> = std::iter::once(right.0).chain(right.1).collect();
-                self.weights.get(&operands, || right_rows(right, depth, columns))?
+                self.weights.get(&operands, prepare)?
             }
-            _ => Arc::new(right_rows(right, depth, columns)?),
+            _ => Arc::new(prepare()?),
         };
         let mut shape = batch.clone();
         shape.extend((!row).then_some(rows));
         shape.extend((!column).then_some(columns));
+        let rights = match rights.as_ref() {
+            Right::Floats(rights) if !shape.contains(&0) && depth > 0 => {
+                let data = TensorData::new(left.floats(rows, depth)?, a.clone());
+                let lefts = Value::float(B::float_from_data(data, &self.host.device));
+                let product = matmul(lefts, rights.clone(), &self.host)?;
+                let values = product.singles()?.iter().map(|&sum| sum as i32).collect();
+                return Ok(Sums { values, shape, columns, rows });
+            }
+            Right::Floats(_) => return Ok(Sums { values: vec![0; shape.iter().product()], shape, columns, rows }),
+            Right::Rows(rights) => rights,
+        };
+        let lefts: Vec<i16> = left.floats(rows, depth)?.into_iter().map(|value| value as i16).collect();
         let size = hedge_tensor::element_count(&batch).and_then(|count| count.checked_mul(rows * columns));
         let mut values = vec![0; size.ok_or_else(none)?];
         if outer_b.iter().all(|&size| size == 1) && outer_a == batch {
-            multiply_all(&lefts, &rights, depth, &mut values);
+            multiply_all(&lefts, rights, depth, &mut values);
         } else if rows * columns > 0 {
             for (index, out) in values.chunks_mut(rows * columns).enumerate() {
                 let a = position(index, &batch, outer_a) * rows * depth;
@@ -272,29 +361,31 @@ fn position(mut index: usize, batch: &[usize], own: &[usize]) -> usize {
     position
 }
 
-/// The left operand's rows without zero points, which are one or one for each row.
-fn left_rows((tensor, zero): Operand, rows: usize, depth: usize) -> Result<Vec<i16>, OpError> {
-    let mut values = widened(tensor)?;
-    let Some(zeros) = zeros(zero, tensor.dtype())? else { return Ok(values) };
-    let all = values.len() / depth.max(1);
-    if ![1, rows, all].contains(&zeros.len()) && !values.is_empty() {
-        return Err(OpError::new(format!("{} zero points do not fit {rows} rows", zeros.len())));
+fn column_zeros((tensor, zero): Operand, depth: usize, columns: usize) -> Result<Vec<i16>, OpError> {
+    let zeros = zeros(zero, tensor.dtype())?.unwrap_or_else(|| vec![0]);
+    let matrices = tensor.len() / (depth * columns).max(1);
+    if ![1, columns, columns * matrices].contains(&zeros.len()) && !tensor.is_empty() {
+        return Err(OpError::new(format!("{} zero points do not fit {columns} columns", zeros.len())));
     }
-    for (row, values) in values.chunks_mut(depth.max(1)).enumerate() {
-        let zero = zeros[row % zeros.len()];
-        values.iter_mut().for_each(|value| *value -= zero);
+    Ok(zeros)
+}
+
+/// The right operand as it lies, without zero points, which are one or one for each column.
+fn right_floats(right: Operand, depth: usize, columns: usize) -> Result<Vec<f32>, OpError> {
+    let mut values = whole(right.0)?;
+    let zeros = column_zeros(right, depth, columns)?;
+    for (row, values) in values.chunks_mut(columns).enumerate() {
+        let first = row / depth * columns;
+        let zeros = (first..).map(|column| f32::from(zeros[column % zeros.len()]));
+        values.iter_mut().zip(zeros).for_each(|(value, zero)| *value -= zero);
     }
     Ok(values)
 }
 
-/// The right operand's columns, each made a row, without zero points, which are one or one for each column.
-fn right_rows((tensor, zero): Operand, depth: usize, columns: usize) -> Result<Vec<i16>, OpError> {
-    let values = widened(tensor)?;
-    let zeros = zeros(zero, tensor.dtype())?.unwrap_or_else(|| vec![0]);
-    let matrices = values.len() / (depth * columns).max(1);
-    if ![1, columns, columns * matrices].contains(&zeros.len()) && !values.is_empty() {
-        return Err(OpError::new(format!("{} zero points do not fit {columns} columns", zeros.len())));
-    }
+/// The right operand's columns, each made a row, without zero points.
+fn right_rows(right: Operand, depth: usize, columns: usize) -> Result<Vec<i16>, OpError> {
+    let values = widened(right.0)?;
+    let zeros = column_zeros(right, depth, columns)?;
     let mut rows = vec![0; values.len()];
     for (index, row) in rows.chunks_mut(depth.max(1)).enumerate() {
         let (matrix, column) = (index / columns, index % columns);

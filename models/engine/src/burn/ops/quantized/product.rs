@@ -1,16 +1,62 @@
 //! Exact integer products of 8-bit operands: zero points are taken off first, which leaves 9 bits and a sign, then rows of
 //! 16-bit numbers are multiplied into sums of 32 bits. The inner loop is the form that compilers turn into
 //! multiply-and-add-pairs instructions (`pmaddwd`, `smlal`), which baseline x86-64 has.
+//!
+//! Where sums cannot leave the whole numbers that 32-bit floats hold, which constant weights show beforehand, the kernels for
+//! floats give the same sums, in any order and fused or not, and use the widest vectors of the machine.
 
+use std::borrow::Cow;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use burn_backend::TensorData;
+use burn_backend::ops::FloatTensorOps;
 use hedge_tensor::{DType, Tensor};
 use rayon::prelude::*;
 
 use super::super::OpError;
+use crate::burn::{B, Context, Value};
 
 /// Rows of the left operand at a time, so that they and four of the right one stay in the first cache.
 const BAND: usize = 16;
+
+/// Up to here 32-bit floats hold every whole number.
+const EXACT: f64 = 16_777_216.0;
+
+/// No 8-bit number is farther from a zero point of its type.
+const REACH: f64 = 255.0;
+
+/// The most products of two 8-bit numbers whose sum is exact in 32-bit floats whatever they are.
+pub(super) const EXACT_DEPTH: usize = (EXACT / (REACH * REACH)) as usize;
+
+/// Whether sums of 8-bit numbers times these weights are exact in 32-bit floats, together with an addend of at most `addend`.
+pub(super) fn is_exact(weights: impl Iterator<Item = f32>, addend: f64) -> bool {
+    weights.map(|weight| f64::from(weight.abs())).sum::<f64>() * REACH + addend <= EXACT
+}
+
+/// The elements of an 8-bit tensor as floats, without their zero points yet.
+pub(super) fn whole(tensor: &Tensor) -> Result<Vec<f32>, OpError> {
+    match tensor.dtype() {
+        DType::U8 => Ok(tensor.bytes().iter().map(|&byte| f32::from(byte)).collect()),
+        DType::I8 => Ok(tensor.bytes().iter().map(|&byte| f32::from(byte.cast_signed())).collect()),
+        other => Err(OpError::new(format!("8-bit integers are multiplied, but its input is {other}"))),
+    }
+}
+
+/// The same of a value, where they lie if that is how the value is held.
+pub(super) fn whole_of(value: &Value) -> Result<Cow<'_, [f32]>, OpError> {
+    if !matches!(value.dtype(), DType::U8 | DType::I8) {
+        return Err(OpError::new(format!("8-bit integers are needed, but its input is {}", value.dtype())));
+    }
+    value.held_singles().unwrap_or_else(|| Ok(Cow::Owned(whole(&value.clone().into_host()?)?)))
+}
+
+/// Whole numbers as a value of `dtype` that is held in floats, as the next operator takes it.
+pub(super) fn held(values: Vec<f32>, shape: Vec<usize>, dtype: DType, context: &Context) -> Result<Value, OpError> {
+    if values.is_empty() {
+        return Ok(Value::host(Tensor::zeros(dtype, shape)?));
+    }
+    Ok(Value::int(B::float_from_data(TensorData::new(values, shape), &context.device), dtype))
+}
 
 /// The elements of an 8-bit tensor, without their zero points yet.
 pub(super) fn widened(tensor: &Tensor) -> Result<Vec<i16>, OpError> {
