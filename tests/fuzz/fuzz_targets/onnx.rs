@@ -22,6 +22,6 @@ fuzz_target!(|data: &[u8]| {
     known.validate().expect("knowing more changes nothing");
     Cost::of(&known, &Sizes::default());
     let mut optimized = graph;
-    optimize(&mut optimized, &Options::default());
+    optimize(&mut optimized, &Options { integers: true, ..Options::default() });
     optimized.validate().expect("a pass leaves a valid graph");
 });

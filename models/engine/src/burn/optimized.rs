@@ -10,10 +10,15 @@ use super::{Context, Program};
 use crate::PrepareError;
 use crate::check::check;
 
-/// The graph that the executor runs in place of `graph`, and what was done to it. The copy shares the weights.
+/// The graph that the executor runs on the CPU in place of `graph`, and what was done to it. The copy shares the weights.
 pub fn optimized(graph: &Graph) -> (Graph, Report) {
+    optimized_for(graph, true)
+}
+
+/// Without `integers` quantized layers stay floats: integers are computed on the host, which a GPU would wait for.
+fn optimized_for(graph: &Graph, integers: bool) -> (Graph, Report) {
     let mut copy = graph.clone();
-    let report = optimize(&mut copy, &Options { evaluate: Some(&evaluate) });
+    let report = optimize(&mut copy, &Options { evaluate: Some(&evaluate), integers });
     (copy, report)
 }
 
@@ -23,7 +28,8 @@ pub(super) fn prepare(graph: &Graph, context: &Context) -> Result<Program, Prepa
     if !check(graph).missing().is_empty() {
         return Program::prepare(graph, context);
     }
-    Program::prepare(&optimized(graph).0, context).or_else(|_| Program::prepare(graph, context))
+    Program::prepare(&optimized_for(graph, context.is_plain_cpu()).0, context)
+        .or_else(|_| Program::prepare(graph, context))
 }
 
 /// Computes one node on the CPU from constants; what fails is left for the run, which says why.

@@ -6,6 +6,8 @@ mod faults;
 mod indexing;
 mod operators;
 mod passes;
+mod quantized;
+mod quantized_groups;
 mod serving;
 mod training;
 mod transform;

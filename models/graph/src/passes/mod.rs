@@ -22,6 +22,7 @@ mod gelu;
 mod layer_norm;
 mod noop;
 mod pattern;
+mod quantized;
 mod rms_norm;
 mod scan;
 
@@ -40,6 +41,7 @@ pub use dead::dead_nodes;
 pub use gelu::recognise_gelu;
 pub use layer_norm::recognise_layer_norm;
 pub use noop::remove_no_ops;
+pub use quantized::fuse_quantized_groups;
 pub use rms_norm::recognise_rms_norm;
 
 use crate::Graph;
@@ -55,6 +57,8 @@ const MAX_ROUNDS: usize = 4;
 pub struct Options<'a> {
     /// Computes nodes whose inputs are all constants; without it none is computed.
     pub evaluate: Option<&'a Evaluate<'a>>,
+    /// Computes quantized layers in integers: for executors that have these operators where they run.
+    pub integers: bool,
 }
 
 /// How often each pass changed something, by its name; passes that changed nothing are left out.
@@ -97,6 +101,10 @@ pub fn optimize(graph: &mut Graph, options: &Options<'_>) -> Report {
     let mut report = Report::default();
     report.add("constants", lift_constants(graph));
     report.add("dead nodes", dead_nodes(graph));
+    if options.integers {
+        // Before weights are dequantized ahead of time.
+        report.add("quantized groups", fuse_quantized_groups(graph));
+    }
     for _ in 0..MAX_ROUNDS {
         let before = report.total();
         crate::infer::infer_shapes(graph);

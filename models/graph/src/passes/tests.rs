@@ -82,3 +82,21 @@ fn a_long_chain_of_idle_nodes_goes_in_time() {
     optimize(&mut graph, &Options::default());
     assert_eq!(ops(&graph), ["Relu"]);
 }
+
+#[test]
+fn a_scale_without_elements_makes_no_group() {
+    let mut b = GraphBuilder::new("empty");
+    b.input("x", DType::U8, &[1.into(), 2.into()]);
+    let (one, zero) = (b.init("one", Tensor::scalar(1f32)), b.init("zero", Tensor::scalar(0u8)));
+    let empty = b.init("empty", Tensor::zeros(DType::F32, vec![0]).unwrap());
+    b.init("w", Tensor::zeros(DType::I8, vec![2, 2]).unwrap());
+    b.init("c", Tensor::zeros(DType::I32, vec![2]).unwrap());
+    let x = b.op("DequantizeLinear", &["x", &one, &zero], &[]);
+    let w = b.op("DequantizeLinear", &["w", &one], &[]);
+    let c = b.op("DequantizeLinear", &["c", &empty], &[]);
+    let g = b.op("Gemm", &[&x, &w, &c], &[]);
+    b.op_as("y", "QuantizeLinear", &[&g, &one, &zero], &[]);
+    b.output("y", DType::U8, &[1.into(), 2.into()]);
+    let mut graph = b.finish().unwrap();
+    assert_eq!(optimize(&mut graph, &Options { integers: true, ..Options::default() }).total(), 0);
+}
