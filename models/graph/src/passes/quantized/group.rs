@@ -168,32 +168,32 @@ impl Levels<'_> {
         if !level.is_along(weights, axis) || weights.is_empty() {
             return false;
         }
-        let addends = match bias {
-            [] => Some(vec![0.0; outputs]),
-            [bias] => self.addends(scan, bias, level, outputs),
-            _ => None,
+        let on_scale = match bias {
+            [] => true,
+            [bias] => self.is_addend(scan, bias, level, outputs),
+            _ => false,
         };
-        let fits = |(output, addend): (usize, &f64)| {
+        let fits = |output: usize| {
             let zero = level.zeros[output % level.zeros.len()];
             let (first, count, step) = row(output);
             let weights = values[first..].iter().step_by(step).take(count);
-            weights.map(|weight| f64::from((weight - zero).abs())).sum::<f64>() * REACH + addend.abs() <= EXACT
+            weights.map(|weight| f64::from((weight - zero).abs())).sum::<f64>() * REACH <= EXACT
         };
-        addends.is_some_and(|addends| addends.iter().enumerate().all(fits))
+        on_scale && (0..outputs).all(fits)
     }
 
-    /// The elements of a bias for so many outputs, which is on the scale of the product with these weights.
-    fn addends(&self, scan: &Scan<'_>, bias: &Level, weights: &Level, outputs: usize) -> Option<Vec<f64>> {
-        let left = self.levels.first()?.scales[0];
+    /// Whether this is a bias for so many outputs, on the scale of the product with these weights.
+    fn is_addend(&self, scan: &Scan<'_>, bias: &Level, weights: &Level, outputs: usize) -> bool {
+        let Some(left) = self.levels.first().map(|level| level.scales[0]) else { return false };
         let at = |scales: &[f32], output: usize| scales[output % scales.len()];
         let on_scale = |output: usize| {
             let (own, product) = (at(&bias.scales, output), left * at(&weights.scales, output));
             (own - product).abs() <= BIAS_SCALE * product.abs()
         };
-        let constant = scan.constant(&bias.value).filter(|constant| constant.shape() == [outputs])?;
-        let fits = bias.zeros.iter().all(|&zero| zero == 0.0) && (0..outputs).all(on_scale);
-        let values = constant.to_vec::<i32>().ok().filter(|_| fits)?;
-        Some(values.into_iter().map(f64::from).collect())
+        let fits = |constant: &Tensor| constant.shape() == [outputs] && constant.dtype() == DType::I32;
+        scan.constant(&bias.value).is_some_and(fits)
+            && bias.zeros.iter().all(|&zero| zero == 0.0)
+            && (0..outputs).all(on_scale)
     }
 
     /// Operands, output level, and the bias behind it.

@@ -35,11 +35,8 @@ fn conv_integer(node: &Node, _: i64) -> Result<BoxOp, OpError> {
     let convolution = IntegerConvolution::read(node)?;
     on_host(move |inputs| {
         let (x, w) = (host::need(inputs, 0)?, host::need(inputs, 1)?);
-        let sums = convolution.run(
-            Input::of(&Value::host(x.clone()), host::optional(inputs, 2))?,
-            (w, host::optional(inputs, 3)),
-            None,
-        )?;
+        let sums = convolution
+            .run(Input::of(&Value::host(x.clone()), host::optional(inputs, 2))?, (w, host::optional(inputs, 3)))?;
         let values = sums.by_channel(|_| |sum: f32| sum as i32, |_| |sum: i32| sum);
         Ok(vec![Tensor::from_slice(&sums.shape, &values)?])
     })
@@ -53,10 +50,8 @@ fn qlinear_conv(node: &Node, _: i64) -> Result<BoxOp, OpError> {
         let inputs = inputs.collect::<Result<Vec<_>, _>>()?;
         let need = |index| host::need(&inputs, index);
         let w = need(3)?;
-        let addend = host::optional(&inputs, 8);
-        let sums =
-            convolution.run(Input::of(&x, host::optional(&inputs, 2))?, (w, host::optional(&inputs, 5)), addend)?;
-        let bias = match addend {
+        let sums = convolution.run(Input::of(&x, host::optional(&inputs, 2))?, (w, host::optional(&inputs, 5)))?;
+        let bias = match host::optional(&inputs, 8) {
             Some(bias) => bias.to_vec::<i32>()?,
             None => vec![0; sums.channels],
         };
@@ -75,8 +70,11 @@ fn qlinear_conv(node: &Node, _: i64) -> Result<BoxOp, OpError> {
         let scale = |channel: usize| scales[channel % scales.len()];
         let values = sums.by_channel(
             |channel| {
-                let (bias, scale) = (bias[channel] as f32, scale(channel));
-                move |sum: f32| super::quantized((sum + bias) * scale, output.zero, low, high)
+                let (bias, scale) = (bias[channel], scale(channel));
+                move |sum: f32| {
+                    let sum = (sum as i32).wrapping_add(bias) as f32;
+                    super::quantized(sum * scale, output.zero, low, high)
+                }
             },
             |channel| {
                 let (bias, scale) = (bias[channel], scale(channel));
@@ -96,7 +94,7 @@ struct Sums {
 }
 
 enum Values {
-    /// Whole numbers, channels first; an addend of the announced size leaves them exact.
+    /// Whole numbers, channels first.
     Exact(Vec<f32>),
     /// Channels last.
     Wide(Vec<i32>),
@@ -158,8 +156,7 @@ impl IntegerConvolution {
         Ok(IntegerConvolution { spec: WindowSpec::read(node)?, groups, weights: Kept::new() })
     }
 
-    /// The sums, to which `addend` can be added.
-    fn run(&self, x: Input<'_>, w: super::linear::Operand, addend: Option<&Tensor>) -> Result<Sums, OpError> {
+    fn run(&self, x: Input<'_>, w: super::linear::Operand) -> Result<Sums, OpError> {
         let (input, kernel) = (x.shape.as_slice(), w.0.shape());
         let spatial = spatial_of(input)?;
         let fits = kernel.len() == input.len() && input[1] == kernel[1] * self.groups;
@@ -178,8 +175,8 @@ impl IntegerConvolution {
         }
         let taps = Taps::new(&window, spatial);
         let depthwise = kernel[1] == 1 && kernel[0] == self.groups;
-        let operands: Vec<&Tensor> = std::iter::once(w.0).chain(w.1).chain(addend).collect();
-        let weights = self.weights.get(&operands, || self.prepared(w, addend, depthwise))?;
+        let operands: Vec<&Tensor> = std::iter::once(w.0).chain(w.1).collect();
+        let weights = self.weights.get(&operands, || self.prepared(w, depthwise))?;
         let shape = [&[input[0], kernel[0]], taps.outputs.as_slice()].concat();
         let size = hedge_tensor::element_count(&shape);
         let weights = match weights.as_ref() {
@@ -252,20 +249,13 @@ fn channels_last(x: &Input<'_>) -> Vec<i16> {
 }
 
 impl IntegerConvolution {
-    /// The weights as floats where sums and the addend stay exact in these and the kernel for floats takes them.
-    fn prepared(
-        &self,
-        w: super::linear::Operand,
-        addend: Option<&Tensor>,
-        depthwise: bool,
-    ) -> Result<Weights, OpError> {
-        let addends = addend.map(Tensor::to_vec::<i32>).transpose()?.unwrap_or_default();
-        let largest = addends.iter().map(|addend| f64::from(addend.unsigned_abs())).fold(0.0, f64::max);
+    /// The weights as floats where sums stay exact in these and the kernel for floats takes them.
+    fn prepared(&self, w: super::linear::Operand, depthwise: bool) -> Result<Weights, OpError> {
         let values = centered_weights(w)?;
         if let Some(shape) = planar(w.0.shape(), self.groups) {
             let floats: Vec<f32> = values.iter().map(|&value| f32::from(value)).collect();
             let taps = (values.len() / shape[0]).max(1);
-            if floats.chunks(taps).all(|weights| is_exact(weights.iter().copied(), largest)) {
+            if floats.chunks(taps).all(|weights| is_exact(weights.iter().copied())) {
                 return Ok(Weights::Floats(Packed::new(&floats, shape, self.groups, None)));
             }
         }

@@ -276,8 +276,7 @@ enum Right {
 
 impl Right {
     fn of(right: Operand, (depth, columns): (usize, usize), host: &Context) -> Result<Self, OpError> {
-        let exact =
-            |values: &[f32]| (0..columns).all(|at| is_exact(values[at..].iter().step_by(columns).copied(), 0.0));
+        let exact = |values: &[f32]| (0..columns).all(|at| is_exact(values[at..].iter().step_by(columns).copied()));
         if columns > 0 && (depth <= EXACT_DEPTH || right.0.shape().len() <= 2) {
             let values = right_floats(right, depth, columns)?;
             if depth <= EXACT_DEPTH || exact(&values) {

@@ -28,9 +28,9 @@ const REACH: f64 = 255.0;
 /// The most products of two 8-bit numbers whose sum is exact in 32-bit floats whatever they are.
 pub(super) const EXACT_DEPTH: usize = (EXACT / (REACH * REACH)) as usize;
 
-/// Whether sums of 8-bit numbers times these weights are exact in 32-bit floats, together with an addend of at most `addend`.
-pub(super) fn is_exact(weights: impl Iterator<Item = f32>, addend: f64) -> bool {
-    weights.map(|weight| f64::from(weight.abs())).sum::<f64>() * REACH + addend <= EXACT
+/// Whether sums of 8-bit numbers times these weights are exact in 32-bit floats.
+pub(super) fn is_exact(weights: impl Iterator<Item = f32>) -> bool {
+    weights.map(|weight| f64::from(weight.abs())).sum::<f64>() * REACH <= EXACT
 }
 
 /// The elements of an 8-bit tensor as floats, without their zero points yet.
