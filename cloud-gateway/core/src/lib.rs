@@ -33,5 +33,7 @@ mod tests;
 pub use self::{
     admission::{Action, Admission, Arrival, Event, Key, Outcome},
     limits::Limits,
-    pool::{Ignored, InvalidPool, Pool, PoolAction, PoolEvent, PoolNote, PoolSettings, RestoreError},
+    pool::{
+        Ignored, InvalidPool, Pool, PoolAction, PoolCounts, PoolEvent, PoolNote, PoolSettings, RestoreError, Snapshot,
+    },
 };

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::devices::Devices;
 use super::settings::MAX_OWN_CERTIFICATES;
+use super::standing::Standing;
 use super::{Ignored, PoolAction, PoolNote, PoolSettings, RestoreError, subject};
 
 /// The format of a saved class.
@@ -34,9 +35,9 @@ pub(crate) struct Class {
     alarm_boost_until: u64,
     devices: Devices,
     heard_unix_secs: u64,
-    /// Since when it has what is not on disk.
+    /// What disk and broker have of it.
     #[serde(skip)]
-    dirty_since: Option<u64>,
+    standing: Standing,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -60,9 +61,11 @@ struct Saved<C> {
 }
 
 impl Class {
-    /// A class that nothing is known of. Its first state takes back what an earlier state may have said.
+    /// A class of which is known, at most, that it has `spent` so many numbers of its series. Its first state takes back what
+    /// an earlier state may have said.
     pub(crate) fn begin(
         subject: RouteSubject,
+        spent: u32,
         settings: &PoolSettings,
         now: u64,
         actions: &mut Vec<PoolAction>,
@@ -72,7 +75,7 @@ impl Class {
             target: settings.target,
             version: 0,
             since_version: 0,
-            index: 1,
+            index: spent.saturating_add(1),
             phase: Phase::Gathering(Campaign::new(settings.plan)),
             own: OwnCertificates::new(settings),
             revoked: Vec::new(),
@@ -80,17 +83,25 @@ impl Class {
             alarm_boost_until: 0,
             devices: Devices::default(),
             heard_unix_secs: now,
-            dirty_since: None,
+            standing: Standing::default(),
         };
+        if spent > 0 {
+            // What became of an alarm before is not known any more: only labels of devices that hear of this beginning count.
+            class.since_version = class.next_version(now);
+        }
         class.publish(now, actions);
         class
     }
 
     pub(crate) fn read(saved: &[u8]) -> Result<Self, RestoreError> {
         let unreadable = |error: String| RestoreError::Unreadable(error);
-        let Saved { format, class } =
+        let Saved { format, mut class } =
             minicbor_serde::from_slice::<Saved<Self>>(saved).map_err(|error| unreadable(error.to_string()))?;
-        if format == FORMAT { Ok(class) } else { Err(unreadable(format!("it is {format:?}, not {FORMAT:?}"))) }
+        if format != FORMAT {
+            return Err(unreadable(format!("it is {format:?}, not {FORMAT:?}")));
+        }
+        class.standing.saved = class.version;
+        Ok(class)
     }
 
     pub(crate) fn write(&self) -> Vec<u8> {
@@ -106,8 +117,28 @@ impl Class {
         matches!(self.phase, Phase::Certified { .. })
     }
 
-    /// What the devices of the class may rely on.
-    pub(crate) fn state(&self, now: u64) -> ClassState {
+    /// Whether the version of its state is not on disk.
+    pub(crate) fn is_unsaved(&self) -> bool {
+        self.standing.saved < self.version
+    }
+
+    pub(crate) fn is_unconfirmed(&self) -> bool {
+        self.standing.confirmed < self.version
+    }
+
+    /// The number of its certificate or campaign.
+    pub(crate) fn index(&self) -> u32 {
+        self.index
+    }
+
+    /// Numbers of the series that were tried. A campaign that was not has spent nothing.
+    pub(crate) fn spent(&self) -> u32 {
+        if self.is_certified() { self.index } else { self.index.saturating_sub(1) }
+    }
+
+    /// What the devices of the class may rely on. A certificate that is not on disk may be forgotten, and its share of delta
+    /// spent once more: nobody gets it.
+    fn state(&self, now: u64) -> ClassState {
         let boost_until = self.shift_boost_until.max(self.alarm_boost_until);
         ClassState {
             subject: self.subject.clone(),
@@ -115,14 +146,14 @@ impl Class {
             revoked: self.revoked.iter().map(|id| subject::digest(*id)).collect(),
             boost_until_unix_secs: if boost_until > now { boost_until } else { 0 },
             certificate: match &self.phase {
-                Phase::Gathering(_) => None,
-                Phase::Certified { certificate, .. } => Some(certificate.to_json()),
+                Phase::Certified { certificate, .. } if !self.is_unsaved() => Some(certificate.to_json()),
+                Phase::Gathering(_) | Phase::Certified { .. } => None,
             },
         }
     }
 
     /// Nothing was heard for long, and no device can still rely on its certificate.
-    pub(crate) fn is_forgotten(&self, settings: &PoolSettings, now: u64) -> bool {
+    pub(crate) fn is_silent(&self, settings: &PoolSettings, now: u64) -> bool {
         !self.is_certified() && now.saturating_sub(self.heard_unix_secs) > settings.forget_secs
     }
 
@@ -160,21 +191,52 @@ impl Class {
         self.decide_on_boost(settings, now, actions);
         self.decide_on_campaign(settings, now, actions);
         if !actions[before..].iter().any(|action| matches!(action, PoolAction::Persist(_))) {
-            self.dirty_since.get_or_insert(now);
+            self.standing.dirty_since.get_or_insert(now);
         }
         Ok(())
     }
 
-    pub(crate) fn tick(&mut self, settings: &PoolSettings, now: u64, actions: &mut Vec<PoolAction>) {
+    /// What was to be saved is, or could not be; a state that waited for it is published.
+    pub(crate) fn saved(&mut self, durable: bool, now: u64, actions: &mut Vec<PoolAction>) {
+        let was_unsaved = self.is_unsaved();
+        if durable {
+            self.standing.saved = self.version;
+        } else {
+            self.standing.dirty_since = Some(now);
+        }
+        if self.standing.due {
+            self.say(now, actions);
+        } else if durable && was_unsaved && self.is_certified() {
+            // Devices have obeyed this version, without the certificate.
+            self.publish(now, actions);
+        }
+    }
+
+    /// A broker that comes back may have lost the state.
+    pub(crate) fn link(&mut self, up: bool, now: u64, actions: &mut Vec<PoolAction>) {
+        self.standing.confirmed = 0;
+        if up && !self.standing.due {
+            self.say(now, actions);
+        }
+    }
+
+    pub(crate) fn confirmed(&mut self, version: u64) {
+        self.standing.confirmed = self.standing.confirmed.max(version);
+    }
+
+    pub(crate) fn tick(&mut self, settings: &PoolSettings, link_up: bool, now: u64, actions: &mut Vec<PoolAction>) {
         if matches!(&self.phase, Phase::Certified { certificate, .. } if now >= certificate.expires_unix_secs) {
             self.gather(settings, now);
             self.publish(now, actions);
             actions.push(self.note(|subject| PoolNote::Expired { subject }));
         }
         self.devices.forget(now.saturating_sub(settings.forget_secs));
-        if self.dirty_since.is_some_and(|since| now.saturating_sub(since) >= settings.persist_secs) {
-            self.dirty_since = None;
+        if self.standing.dirty_since.is_some_and(|since| now.saturating_sub(since) >= settings.persist_secs) {
+            self.standing.dirty_since = None;
             actions.push(PoolAction::Persist(self.subject.hash()));
+        }
+        if link_up && self.is_unconfirmed() && self.standing.may_say_again(now) {
+            self.say(now, actions);
         }
     }
 
@@ -300,10 +362,16 @@ impl Class {
         }
     }
 
+    /// Begins a version of the state; it is published once it is saved.
     fn publish(&mut self, now: u64, actions: &mut Vec<PoolAction>) {
         self.version = self.next_version(now);
-        self.dirty_since = None;
+        self.standing.dirty_since = None;
+        self.standing.due = true;
         actions.push(PoolAction::Persist(self.subject.hash()));
+    }
+
+    fn say(&mut self, now: u64, actions: &mut Vec<PoolAction>) {
+        self.standing.said(now);
         actions.push(PoolAction::Publish(Box::new(self.state(now))));
     }
 

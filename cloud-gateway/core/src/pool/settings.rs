@@ -23,7 +23,7 @@ pub struct PoolSettings {
     pub(crate) persist_secs: u64,
     /// After how long without evidence a class or a device is forgotten, in seconds.
     pub(crate) forget_secs: u64,
-    /// Classes, each of one subject.
+    /// Classes of the model, each of one subject.
     pub(crate) max_classes: usize,
     /// Devices of one class.
     pub(crate) max_devices: usize,

@@ -1,6 +1,8 @@
 //! A fleet of simulated devices and the pool that hears them: from the first label to a certificate, through a drift, to the
 //! next certificate. The devices are small: they obey the class state, and report every tenth request.
 
+use std::collections::VecDeque;
+
 use hedge_certify::{Certificate, Contract, Features, Plan, Target};
 use hedge_wire::{
     AuditLabel, BootId, ClassState, DeviceId, Digest, Evidence, GroupId, LabelFeatures, ModelId, RouteLabel,
@@ -8,7 +10,7 @@ use hedge_wire::{
 };
 
 use super::splitmix;
-use crate::{Pool, PoolAction, PoolEvent, PoolNote, PoolSettings};
+use crate::{Pool, PoolAction, PoolEvent, PoolNote, PoolSettings, Snapshot};
 
 pub(super) const ALPHA: f64 = 0.01;
 const DEVICES: usize = 100;
@@ -69,7 +71,23 @@ pub(super) fn settings(contract: Contract) -> PoolSettings {
 }
 
 pub(super) fn pool(contract: Contract) -> Pool {
-    Pool::new(settings(contract), [(subject().model, subject().cloud)])
+    pool_with(settings(contract))
+}
+
+pub(super) fn pool_with(settings: PoolSettings) -> Pool {
+    Pool::new([(subject().model, subject().cloud, settings)])
+}
+
+/// Carries out `actions` on a disk that takes everything, or nothing; all actions, with those that it led to.
+pub(super) fn carry_out(pool: &mut Pool, actions: Vec<PoolAction>, durable: bool, now: u64) -> Vec<PoolAction> {
+    let (mut done, mut waiting) = (Vec::new(), VecDeque::from(actions));
+    while let Some(action) = waiting.pop_front() {
+        if let PoolAction::Persist(class) = action {
+            waiting.extend(pool.handle(PoolEvent::Saved { class, durable }, now));
+        }
+        done.push(action);
+    }
+    done
 }
 
 /// Evidence without anything in it.
@@ -175,7 +193,7 @@ impl Fleet {
         let device = &mut self.devices[number];
         let evidence = Box::new(device.take_report());
         let actions = self.pool.handle(PoolEvent::Evidence { device: device.id.clone(), evidence }, self.now);
-        for action in actions {
+        for action in carry_out(&mut self.pool, actions, true, self.now) {
             match action {
                 PoolAction::Publish(state) => {
                     for device in &mut self.devices {
@@ -183,7 +201,7 @@ impl Fleet {
                     }
                 }
                 PoolAction::Note(note) => self.notes.push(note),
-                PoolAction::Persist(_) | PoolAction::Forget(_) => {}
+                PoolAction::Persist(_) | PoolAction::Forget { .. } => {}
             }
         }
     }
@@ -285,21 +303,22 @@ fn a_restart_at_any_point_changes_nothing() {
     for step in 0..30 {
         let world = if step < 20 { CALM } else { DRIFTED };
         fleet.run(world, 10, never);
-        let saved = fleet.pool.save(class).expect("the class is there");
+        let Snapshot { index, state } = fleet.pool.save(class).expect("the class is there");
         let mut restored = pool(Contract::Local);
-        assert_eq!(restored.restore(&saved, fleet.now), Ok(vec![]));
-        assert_eq!(restored.save(class), Some(saved));
+        assert_eq!(restored.restore(&state, fleet.now), Ok(vec![]));
+        assert_eq!(restored.save(class), Some(Snapshot { index, state }));
         // The one goes on where the other would have.
         let next = Evidence { seq: u64::MAX, ..evidence(hedge_wire::Contract::Local, 0) };
         let event = || PoolEvent::Evidence { device: fleet.devices[0].id.clone(), evidence: Box::new(next.clone()) };
         assert_eq!(restored.handle(event(), fleet.now + 9), {
             let mut twin = pool(Contract::Local);
-            twin.restore(&fleet.pool.save(class).expect("the class is there"), fleet.now).expect("a good state");
+            let saved = fleet.pool.save(class).expect("the class is there");
+            twin.restore(&saved.state, fleet.now).expect("a good state");
             twin.handle(event(), fleet.now + 9)
         });
         let saved = fleet.pool.save(class).expect("the class is there");
         let mut continued = pool(Contract::Local);
-        continued.restore(&saved, fleet.now).expect("a good state");
+        continued.restore(&saved.state, fleet.now).expect("a good state");
         fleet.pool = continued;
         compared += 1;
     }

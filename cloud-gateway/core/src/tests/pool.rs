@@ -6,28 +6,36 @@ use hedge_wire::{
     TenantId, limits::MAX_LABELS,
 };
 
-use super::fleet::{ALPHA, CALM, START, evidence, label, pool, settings, subject};
-use crate::{Ignored, Pool, PoolAction, PoolEvent, PoolNote, PoolSettings, RestoreError};
+use super::fleet::{ALPHA, CALM, START, carry_out, evidence, label, pool, pool_with, settings, subject};
+use crate::{Ignored, Pool, PoolAction, PoolCounts, PoolEvent, PoolNote, PoolSettings, RestoreError};
 
 struct Bench {
     pool: Pool,
     now: u64,
     random: u64,
     seq: u64,
+    /// Whether the disk takes anything.
+    durable: bool,
 }
 
 impl Bench {
     fn new() -> Self {
-        Self { pool: pool(Contract::Local), now: START, random: 1, seq: 0 }
+        Self { pool: pool(Contract::Local), now: START, random: 1, seq: 0, durable: true }
     }
 
     fn with(settings: PoolSettings) -> Self {
-        Self { pool: Pool::new(settings, [(subject().model, subject().cloud)]), ..Self::new() }
+        Self { pool: pool_with(settings), ..Self::new() }
     }
 
     fn hear(&mut self, device: &str, evidence: Evidence) -> Vec<PoolAction> {
         let device = DeviceId::parse(device).expect("a good id");
-        self.pool.handle(PoolEvent::Evidence { device, evidence: Box::new(evidence) }, self.now)
+        self.handle(PoolEvent::Evidence { device, evidence: Box::new(evidence) })
+    }
+
+    /// All that comes of an event, and of what it led to.
+    fn handle(&mut self, event: PoolEvent) -> Vec<PoolAction> {
+        let actions = self.pool.handle(event, self.now);
+        carry_out(&mut self.pool, actions, self.durable, self.now)
     }
 
     /// Evidence with the next sequence number.
@@ -38,7 +46,7 @@ impl Bench {
 
     fn tick(&mut self, secs: u64) -> Vec<PoolAction> {
         self.now += secs;
-        self.pool.handle(PoolEvent::Tick, self.now)
+        self.handle(PoolEvent::Tick)
     }
 
     /// Labels of devices that have the state `class_version`, until something is published.
@@ -68,6 +76,11 @@ fn published(actions: &[PoolAction]) -> Option<ClassState> {
         _ => None,
     };
     actions.iter().rev().find_map(state)
+}
+
+/// Classes, and of these those with a certificate.
+fn counts(bench: &Bench) -> (usize, usize) {
+    (bench.pool.counts().classes, bench.pool.counts().certified)
 }
 
 fn ignored(actions: &[PoolAction]) -> Option<Ignored> {
@@ -140,7 +153,7 @@ fn evidence_about_another_cloud_model_or_another_promise_is_ignored() {
     let system = Evidence { contract: hedge_wire::Contract::System, ..base.clone() };
     assert_eq!(ignored(&bench.hear("d1", system)), Some(Ignored::Target));
     assert_eq!(ignored(&bench.hear("d1", Evidence { alpha: 0.02, ..base })), Some(Ignored::Target));
-    assert_eq!(bench.pool.counts(), (0, 0));
+    assert_eq!(counts(&bench), (0, 0));
 }
 
 #[test]
@@ -151,7 +164,7 @@ fn another_edge_model_is_another_class() {
     let next = Evidence { subject: other.clone(), ..bench.next() };
     let state = published(&bench.hear("d1", next)).expect("a state of its own");
     assert_eq!((state.subject, state.certificate), (other, None));
-    assert_eq!(bench.pool.counts(), (2, 1));
+    assert_eq!(counts(&bench), (2, 1));
 }
 
 #[test]
@@ -255,7 +268,7 @@ fn a_campaign_without_a_certificate_is_followed_by_a_larger_one_with_less_of_del
         });
     }
     assert!(matches!(not_certified, Some((1, 4_000..))), "{not_certified:?}");
-    assert_eq!(bench.pool.counts(), (1, 0));
+    assert_eq!(counts(&bench), (1, 0));
 }
 
 #[test]
@@ -273,11 +286,81 @@ fn a_class_that_is_silent_for_long_is_forgotten_on_disk_and_at_the_broker() {
     let mut bench = Bench::new();
     let next = bench.next();
     bench.hear("d1", next);
-    bench.tick(60 * 86_400);
-    assert_eq!(bench.pool.counts(), (1, 0));
-    let actions = bench.tick(1);
-    assert!(actions.contains(&PoolAction::Forget(Box::new(subject()))), "{actions:?}");
-    assert_eq!(bench.pool.counts(), (0, 0));
+    bench.tick(60 * 86_400 + 1);
+    assert_eq!(counts(&bench), (1, 0), "not while the broker would keep it");
+    bench.handle(PoolEvent::Link { up: true });
+    let actions = bench.tick(0);
+    let forgotten = PoolAction::Forget { subject: Box::new(subject()), spent: 0 };
+    assert!(actions.contains(&forgotten), "{actions:?}");
+    assert_eq!(counts(&bench), (0, 0));
+}
+
+#[test]
+fn a_class_that_comes_back_goes_on_behind_the_numbers_that_it_has_spent() {
+    let mut bench = Bench::new();
+    let issued = bench.gather(0);
+    bench.handle(PoolEvent::Link { up: true });
+    let actions = bench.tick(60 * 86_400 + 1);
+    let forgotten = PoolAction::Forget { subject: Box::new(subject()), spent: 1 };
+    assert!(actions.contains(&forgotten), "{actions:?}");
+    let again = bench.gather(bench.now * 1_000);
+    assert_eq!((certificate(&issued).index, certificate(&again).index), (1, 2));
+}
+
+#[test]
+fn a_class_whose_state_is_gone_spends_no_number_twice_and_takes_no_label_from_before() {
+    let mut bench = Bench::new();
+    bench.pool.spent(subject().hash(), 3);
+    bench.pool.spent(subject().hash(), 2);
+    let labels = vec![label(CALM, &mut bench.random)];
+    let before = Evidence { labels: labels.clone(), class_version: 7, ..bench.next() };
+    let actions = bench.hear("d1", before);
+    assert_eq!(counted(&actions), (0, 0));
+    let begun = published(&actions).expect("a state");
+    assert_eq!(bench.pool.save(subject().hash()).map(|saved| saved.index), Some(4));
+    assert_eq!(certificate(&bench.gather(begun.version)).index, 4);
+}
+
+#[test]
+fn a_certificate_that_is_not_on_disk_is_given_to_nobody_and_a_revocation_is() {
+    let mut bench = Bench::new();
+    let next = bench.next();
+    bench.hear("d1", next);
+    bench.durable = false;
+    for _ in 0..30 {
+        let labels = (0..MAX_LABELS).map(|_| label(CALM, &mut bench.random)).collect();
+        let evidence = Evidence { labels, ..bench.next() };
+        let said = published(&bench.hear("d1", evidence));
+        assert!(said.is_none_or(|state| state.certificate.is_none()));
+    }
+    assert_eq!((counts(&bench), bench.pool.counts().unsaved), ((1, 1), 1));
+    assert_eq!(published(&bench.handle(PoolEvent::Link { up: true })).and_then(|state| state.certificate), None);
+    let withheld = published(&bench.tick(60)).map_or(0, |state| state.version);
+    bench.durable = true;
+    let issued = published(&bench.tick(60)).expect("a state, now that the disk takes it");
+    assert!(issued.version > withheld, "a new one, for those who obeyed the one without");
+    bench.durable = false;
+    let revoked = published(&bench.audit(id(&issued), 20)).expect("a state");
+    assert_eq!(revoked.revoked, [id(&issued)]);
+}
+
+#[test]
+fn a_state_is_published_until_the_broker_has_it_and_again_after_each_link_up() {
+    let mut bench = Bench::new();
+    bench.handle(PoolEvent::Link { up: true });
+    let next = bench.next();
+    let state = published(&bench.hear("d1", next)).expect("a state");
+    assert_eq!(bench.pool.counts().unconfirmed, 1);
+    assert_eq!(published(&bench.tick(9)), None);
+    assert_eq!(published(&bench.tick(1)), Some(state.clone()));
+    let confirm = |version| PoolEvent::Confirmed { class: subject().hash(), version };
+    bench.handle(confirm(state.version - 1));
+    assert_eq!(published(&bench.tick(10)), Some(state.clone()), "the broker's word on an older one");
+    bench.handle(confirm(state.version));
+    assert_eq!((published(&bench.tick(10)), bench.pool.counts().unconfirmed), (None, 0));
+    bench.handle(PoolEvent::Link { up: false });
+    assert_eq!(published(&bench.tick(10)), None);
+    assert_eq!(published(&bench.handle(PoolEvent::Link { up: true })), Some(state));
 }
 
 #[test]
@@ -296,7 +379,8 @@ fn another_target_than_when_it_was_issued_voids_a_certificate() {
     let issued = bench.gather(0);
     let saved = bench.pool.save(subject().hash()).expect("the class is there");
     let mut other = Bench::with(settings(Contract::System));
-    let actions = other.pool.restore(&saved, bench.now).expect("a good state");
+    let actions = other.pool.restore(&saved.state, bench.now).expect("a good state");
+    let actions = carry_out(&mut other.pool, actions, true, bench.now);
     let state = published(&actions).expect("a state");
     assert_eq!((state.certificate, state.revoked), (None, vec![id(&issued)]));
     assert!(state.version > issued.version);
@@ -306,20 +390,15 @@ fn another_target_than_when_it_was_issued_voids_a_certificate() {
 fn a_damaged_state_is_refused_and_changes_nothing() {
     let mut bench = Bench::new();
     bench.gather(0);
-    let saved = bench.pool.save(subject().hash()).expect("the class is there");
+    let saved = bench.pool.save(subject().hash()).expect("the class is there").state;
     let mut fresh = pool(Contract::Local);
     for cut in [0, 1, saved.len() / 2, saved.len() - 1] {
         let error = fresh.restore(&saved[..cut], START).unwrap_err();
         assert!(matches!(error, RestoreError::Unreadable(_)), "{error}");
     }
-    assert_eq!(fresh.counts(), (0, 0));
-    let mut full = Pool::new(settings(Contract::Local).with_bounds(0, 1), []);
-    assert_eq!(full.restore(&saved, START), Err(RestoreError::NoRoom));
-}
-
-#[test]
-fn a_broker_that_lost_the_states_gets_them_again_as_they_were() {
-    let mut bench = Bench::new();
-    let issued = bench.gather(0);
-    assert_eq!(bench.pool.states(bench.now).collect::<Vec<_>>(), [issued]);
+    assert_eq!(fresh.counts(), PoolCounts::default());
+    let model = subject().model;
+    let mut full = pool_with(settings(Contract::Local).with_bounds(0, 1));
+    assert_eq!(full.restore(&saved, START), Err(RestoreError::NoRoom { model: model.clone() }));
+    assert_eq!(Pool::new([]).restore(&saved, START), Err(RestoreError::NotPooled { model }));
 }
