@@ -5,6 +5,8 @@
 //! result is the answer, and what it may promise, is for its model's [`Router`] to decide. What all rows
 //! know about the world outside is a [`CloudView`]: whether the link is up and which gateways serve which model.
 //!
+//! A request that must not be lost is kept by an [`Outbox`] until it is answered.
+//!
 //! Which models of a folder are served is a [`Folder`]'s decision, in the same manner.
 //!
 //! Time is a [`std::time::Duration`] since any fixed moment; random numbers are given in. The caller carries out the
@@ -13,12 +15,14 @@
 mod answer;
 mod cloud;
 mod folder;
+pub mod outbox;
 pub mod route;
 mod row;
 
 pub use answer::{Answer, Failure, Origin, Reason, Source, Status, weakest};
 pub use cloud::{Availability, CloudView, Path};
 pub use folder::{FileStamp, Folder, FolderAction, FolderEvent, Stamp};
+pub use outbox::{Outbox, OutboxAction, OutboxEvent, OutboxSettings};
 pub use route::{Ask, Decision, RouteAction, RouteEvent, RouteSettings, Router, Ticket};
 pub use row::{
     Action, CachedVerdict, Event, LocalFailure, LocalResult, NotSent, Offload, Outputs, Place, Row, RowPolicy, Timing,

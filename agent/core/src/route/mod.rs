@@ -16,7 +16,7 @@
 mod ask;
 mod breaker;
 mod budget;
-mod coin;
+pub(crate) mod coin;
 mod decide;
 mod event;
 mod events;

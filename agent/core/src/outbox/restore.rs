@@ -1,0 +1,73 @@
+//! An outbox from what the store holds after a restart.
+
+use std::time::Duration;
+
+use hedge_wire::BootId;
+
+use super::Outbox;
+use super::entry::{Entry, Stage};
+use super::event::{Ending, Head, OutboxAction, ResultHead};
+use super::settings::OutboxSettings;
+
+/// What the store found.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Saved {
+    /// An entry.
+    Entry(Head),
+    /// An entry whose payload is damaged.
+    Damaged(Head),
+    /// A result. One that cannot be read is a result as well: it was given, and is not to be found out a second time.
+    Result(ResultHead),
+}
+
+impl<A: Clone> Outbox<A> {
+    /// Goes on from what the store holds, in the order in which it was accepted. The cloud counts as not reachable until
+    /// [`CloudUp`](super::OutboxEvent::CloudUp).
+    pub fn restore(
+        settings: OutboxSettings,
+        boot: BootId,
+        seed: u64,
+        saved: Vec<Saved>,
+        now: Duration,
+    ) -> (Self, Vec<OutboxAction<A>>) {
+        let (mut outbox, mut actions) = (Self::new(settings, boot, seed), Vec::new());
+        let mut entries = Vec::new();
+        for item in saved {
+            match item {
+                Saved::Result(head) => outbox.restore_result(&head, now),
+                Saved::Entry(head) => entries.push((head, true)),
+                Saved::Damaged(head) => entries.push((head, false)),
+            }
+        }
+        for (head, intact) in entries {
+            // An id has a result or an entry, never both; should a store forget that, what was delivered stands.
+            if outbox.results.digest(&head.id).is_none() {
+                outbox.restore_entry(&head, intact, now, &mut actions);
+            }
+        }
+        outbox.settle(now, &mut actions);
+        (outbox, actions)
+    }
+
+    fn restore_result(&mut self, head: &ResultHead, now: Duration) {
+        self.results.insert(head.id, head.digest, head.expiry.resume(self.boot, now));
+        if head.fetched {
+            self.results.fetch(&head.id);
+        }
+    }
+
+    fn restore_entry(&mut self, head: &Head, intact: bool, now: Duration, actions: &mut Vec<OutboxAction<A>>) {
+        let expires = head.expiry.resume(self.boot, now);
+        let mut entry = Entry::new(head, expires, now, Stage::Turn);
+        entry.suspect = head.attempts > 0;
+        // What was placed may have been sent.
+        entry.sends = u8::from(head.placed);
+        let poisoned = head.attempts >= self.settings.poison_after;
+        let seq = self.insert(entry);
+        if !intact {
+            self.finish(seq, Ending::Damaged, now, actions);
+        } else if poisoned {
+            self.finish(seq, Ending::Poisoned { attempts: head.attempts }, now, actions);
+        }
+    }
+}

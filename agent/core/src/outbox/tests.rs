@@ -1,0 +1,347 @@
+//! The outbox's promises, event by event. Random histories with a faulty store are the simulator's.
+
+use super::*;
+use crate::answer::Reason;
+use crate::row::NotSent;
+use hedge_wire::{Digest, Refusal};
+
+const BOOT: BootId = BootId(1);
+const LIFE: Duration = Duration::from_secs(3600);
+
+struct Bench {
+    outbox: Outbox<&'static str>,
+    now: Duration,
+}
+
+impl Bench {
+    fn new(settings: OutboxSettings) -> Self {
+        Self { outbox: Outbox::new(settings, BOOT, 7), now: Duration::from_secs(100) }
+    }
+
+    fn restored(saved: Vec<Saved>) -> (Self, String) {
+        let now = Duration::from_secs(100);
+        let (outbox, actions) = Outbox::restore(OutboxSettings::default(), BOOT, 7, saved, now);
+        (Self { outbox, now }, told(&actions))
+    }
+
+    fn wait(&mut self, millis: u64) -> &mut Self {
+        self.now += Duration::from_millis(millis);
+        self
+    }
+
+    /// The actions of one event, in words; wake-ups are left out.
+    fn on(&mut self, event: OutboxEvent<&'static str>) -> String {
+        told(&self.outbox.on(event, self.now))
+    }
+
+    fn accept(&mut self, number: u8) -> String {
+        self.on(accept(number, 1))
+    }
+
+    /// Hands in request `number` and executes it as far as `ran`, each write kept at once.
+    fn run(&mut self, number: u8, ran: Ran<&'static str>) -> String {
+        self.accept(number);
+        self.keep();
+        self.on(OutboxEvent::Ran { id: id(number), ran })
+    }
+
+    /// The next write is kept.
+    fn keep(&mut self) -> String {
+        let write = self.outbox.writes.keys().min().copied().expect("a write is on its way");
+        self.on(OutboxEvent::Persisted(write))
+    }
+
+    /// The next write finds no space.
+    fn full(&mut self) -> String {
+        let write = self.outbox.writes.keys().min().copied().expect("a write is on its way");
+        self.on(OutboxEvent::NotPersisted(write))
+    }
+
+    /// Waits until a jittered retry must be due, and lets time act.
+    fn retry(&mut self) -> String {
+        self.wait(30_000).on(OutboxEvent::Timer)
+    }
+}
+
+fn id(number: u8) -> RequestId {
+    RequestId::from_bytes([number; 16])
+}
+
+fn accept(number: u8, digest: u8) -> OutboxEvent<&'static str> {
+    OutboxEvent::Accept { id: id(number), digest: Digest([digest; 32]), bytes: 10, life: LIFE }
+}
+
+fn verdict(number: u8) -> OutboxEvent<&'static str> {
+    OutboxEvent::Verdict { id: id(number), answer: "cloud" }
+}
+
+fn head(number: u8, attempts: u8, placed: bool) -> Head {
+    let expiry = Expiry { boot: BOOT, at: Duration::from_secs(1000), left: Duration::from_secs(900) };
+    Head { id: id(number), digest: Digest([1; 32]), bytes: 10, attempts, placed, expiry }
+}
+
+fn told(actions: &[OutboxAction<&'static str>]) -> String {
+    let number = |id: &RequestId| id.as_bytes()[0];
+    let change = |change: &Change<&'static str>| match change {
+        Change::Insert(head) => format!("insert {} attempts {}", number(&head.id), head.attempts),
+        Change::Update(head) => {
+            format!(
+                "update {} attempts {}{}",
+                number(&head.id),
+                head.attempts,
+                if head.placed { " placed" } else { "" }
+            )
+        }
+        Change::Finish { head, ending } => format!("finish {} {ending:?}", number(&head.id)),
+        Change::Fetched(id) => format!("fetched {}", number(id)),
+        Change::Erase(id) => format!("erase {}", number(id)),
+    };
+    let told = actions.iter().filter_map(|action| {
+        Some(match action {
+            OutboxAction::Persist { change: what, .. } => format!("persist {}", change(what)),
+            OutboxAction::Note(what) => format!("note {}", change(what)),
+            OutboxAction::Accepted(id) => format!("accepted {}", number(id)),
+            OutboxAction::Refuse { id, why } => format!("refuse {} {why:?}", number(id)),
+            OutboxAction::Known(id) => format!("known {}", number(id)),
+            OutboxAction::Execute { id, mode } => format!("execute {} {mode:?}", number(id)),
+            OutboxAction::Publish { id, attempt, left } => format!("publish {} #{attempt} {left:?}", number(id)),
+            OutboxAction::Deliver { id, ending } => format!("deliver {} {ending:?}", number(id)),
+            OutboxAction::WakeAt(_) => return None,
+        })
+    });
+    told.collect::<Vec<_>>().join(", ")
+}
+
+#[test]
+fn a_request_is_accepted_once_it_is_on_disk_and_delivered_once_its_answer_is() {
+    let mut bench = Bench::new(OutboxSettings::default());
+    assert_eq!(bench.accept(1), "persist insert 1 attempts 1");
+    assert_eq!(bench.outbox.standing(&id(1)), Standing::Accepting);
+    assert_eq!(bench.keep(), "accepted 1, execute 1 Routed");
+    let finish = bench.on(OutboxEvent::Ran { id: id(1), ran: Ran::Final("edge") });
+    assert_eq!(finish, r#"persist finish 1 Answered("edge")"#);
+    assert_eq!(bench.outbox.standing(&id(1)), Standing::Waiting);
+    assert_eq!(bench.keep(), r#"deliver 1 Answered("edge")"#);
+    assert_eq!(bench.outbox.standing(&id(1)), Standing::Done);
+}
+
+#[test]
+fn what_the_cloud_is_to_answer_is_asked_under_one_id_until_a_final_reply() {
+    let mut bench = Bench::new(OutboxSettings::default());
+    bench.on(OutboxEvent::CloudUp);
+    assert_eq!(bench.run(1, Ran::Offload), "note update 1 attempts 0 placed, publish 1 #0 5s");
+    assert_eq!(bench.on(OutboxEvent::Sent(id(1))), "", "an acknowledgement ends nothing");
+    assert_eq!(bench.retry(), "");
+    assert_eq!(bench.retry(), "publish 1 #1 10s", "silence");
+    let busy = OutboxEvent::Busy { id: id(1), retry: Duration::from_secs(1) };
+    assert_eq!(bench.on(busy), "");
+    assert_eq!(bench.retry(), "publish 1 #2 20s");
+    for refusal in [Refusal::Expired, Refusal::UnknownModel] {
+        assert_eq!(bench.on(OutboxEvent::Refused { id: id(1), refusal }), "", "{refusal:?} is not final");
+        assert!(bench.retry().starts_with("publish 1"));
+    }
+    assert_eq!(bench.on(verdict(1)), r#"persist finish 1 Answered("cloud")"#);
+    assert_eq!(bench.on(verdict(1)), "", "a second reply changes nothing");
+    assert_eq!(bench.keep(), r#"deliver 1 Answered("cloud")"#);
+    assert_eq!(bench.on(verdict(1)), "", "nor does a late one");
+}
+
+#[test]
+fn without_a_cloud_it_waits_and_goes_out_when_the_cloud_is_back() {
+    let mut bench = Bench::new(OutboxSettings::default());
+    assert_eq!(bench.run(1, Ran::Offload), "note update 1 attempts 0 placed");
+    assert_eq!(bench.retry(), "");
+    bench.on(OutboxEvent::CloudUp);
+    assert_eq!(bench.wait(200).on(OutboxEvent::Timer), "publish 1 #0 5s");
+    assert_eq!(bench.on(OutboxEvent::CloudDown), "");
+    assert_eq!(bench.retry(), "", "nothing is sent into a cut");
+    bench.on(OutboxEvent::CloudUp);
+    assert_eq!(bench.wait(200).on(OutboxEvent::Timer), "publish 1 #1 5s");
+}
+
+#[test]
+fn when_its_life_is_over_it_is_executed_without_the_cloud() {
+    let mut bench = Bench::new(OutboxSettings::default());
+    bench.run(1, Ran::Offload);
+    let over = bench.wait(3_600_000).on(OutboxEvent::Timer);
+    assert!(over.ends_with("persist update 1 attempts 1 placed"), "{over}");
+    assert_eq!(bench.keep(), "execute 1 Local(Deadline)");
+    let local = bench.on(OutboxEvent::Ran { id: id(1), ran: Ran::Final("edge, uncertified") });
+    assert_eq!(local, r#"persist finish 1 Answered("edge, uncertified")"#);
+}
+
+#[test]
+fn a_final_refusal_and_what_no_message_can_carry_are_executed_without_the_cloud() {
+    let cases = [
+        (OutboxEvent::Refused { id: id(1), refusal: Refusal::Internal }, Reason::CloudRefused),
+        (OutboxEvent::Refused { id: id(1), refusal: Refusal::BadInput }, Reason::CloudRefused),
+        (OutboxEvent::BadVerdict(id(1)), Reason::BadVerdict),
+        (OutboxEvent::NotSent { id: id(1), why: NotSent::TooLarge }, Reason::TooLarge),
+    ];
+    for (event, why) in cases {
+        let mut bench = Bench::new(OutboxSettings::default());
+        bench.on(OutboxEvent::CloudUp);
+        bench.run(1, Ran::Offload);
+        assert_eq!(bench.on(event), "persist update 1 attempts 1 placed");
+        assert_eq!(bench.keep(), format!("execute 1 Local({why:?})"));
+    }
+}
+
+#[test]
+fn a_caller_that_repeats_an_id_joins_and_one_that_uses_it_for_something_else_is_told() {
+    let mut bench = Bench::new(OutboxSettings::default());
+    bench.accept(1);
+    assert_eq!(bench.accept(1), "", "the write that is on its way will do for both");
+    assert_eq!(bench.on(accept(1, 2)), "refuse 1 OtherRequest");
+    bench.keep();
+    assert_eq!(bench.accept(1), "accepted 1");
+    bench.on(OutboxEvent::Ran { id: id(1), ran: Ran::Final("edge") });
+    bench.keep();
+    assert_eq!(bench.accept(1), "known 1");
+    assert_eq!(bench.on(accept(1, 2)), "refuse 1 OtherRequest");
+    bench.wait(24 * 3_600_000);
+    assert_eq!(bench.on(OutboxEvent::Timer), "note erase 1");
+    assert_eq!(bench.accept(1), "refuse 1 Gone");
+}
+
+#[test]
+fn a_full_outbox_refuses_new_work_until_results_are_fetched() {
+    let settings = OutboxSettings { entries: 2, results: 1, ..OutboxSettings::default() };
+    let mut bench = Bench::new(settings);
+    for number in [1, 2] {
+        bench.run(number, Ran::Final("edge"));
+        bench.keep();
+    }
+    assert_eq!(bench.accept(3), "refuse 3 TooMany { held: 2, limit: 2 }");
+    assert_eq!(bench.on(OutboxEvent::Fetched(id(1))), "note fetched 1");
+    assert_eq!(bench.on(OutboxEvent::Fetched(id(1))), "");
+    assert_eq!(bench.accept(3), "persist insert 3 attempts 1");
+    assert_eq!(
+        bench.on(OutboxEvent::Fetched(id(2))),
+        "note fetched 2, note erase 1",
+        "the earliest fetched makes room"
+    );
+}
+
+#[test]
+fn new_work_is_refused_from_eighty_percent_of_the_quota_on() {
+    let mut bench = Bench::new(OutboxSettings { quota: 25, ..OutboxSettings::default() });
+    bench.accept(1);
+    bench.accept(2);
+    assert_eq!(bench.accept(3), "refuse 3 TooLarge { held: 20, limit: 20 }");
+}
+
+#[test]
+fn a_full_disk_refuses_new_work_and_delays_what_was_accepted() {
+    let mut bench = Bench::new(OutboxSettings { running: 1, ..OutboxSettings::default() });
+    bench.accept(1);
+    assert_eq!(bench.full(), "refuse 1 DiskFull");
+    assert_eq!(bench.outbox.standing(&id(1)), Standing::Unknown);
+
+    bench.run(2, Ran::Final("edge"));
+    assert_eq!(bench.full(), "", "the answer is not given before it is kept");
+    assert_eq!(bench.wait(1_000).on(OutboxEvent::Timer), r#"persist finish 2 Answered("edge")"#);
+    bench.accept(3);
+    bench.accept(4);
+    assert_eq!(bench.keep(), r#"deliver 2 Answered("edge")"#);
+    assert_eq!(bench.keep(), "accepted 3, execute 3 Routed");
+    assert_eq!(bench.keep(), "accepted 4");
+    let finish = bench.on(OutboxEvent::Ran { id: id(3), ran: Ran::Final("edge") });
+    assert_eq!(finish, r#"persist finish 3 Answered("edge"), persist update 4 attempts 1"#);
+    bench.keep();
+    assert_eq!(bench.full(), "", "the attempt was not written down: nothing is executed");
+    assert_eq!(bench.wait(1_000).on(OutboxEvent::Timer), "persist update 4 attempts 1");
+}
+
+#[test]
+fn executions_and_messages_at_a_time_are_bounded() {
+    let mut bench = Bench::new(OutboxSettings { running: 2, in_flight: 1, ..OutboxSettings::default() });
+    bench.on(OutboxEvent::CloudUp);
+    for number in 1..=3 {
+        bench.accept(number);
+    }
+    for _ in 0..3 {
+        bench.keep();
+    }
+    assert_eq!((bench.outbox.running(), bench.outbox.in_flight()), (2, 0));
+    let first = bench.on(OutboxEvent::Ran { id: id(1), ran: Ran::Offload });
+    assert_eq!(first, "note update 1 attempts 0 placed, persist update 3 attempts 1, publish 1 #0 5s");
+    let second = bench.on(OutboxEvent::Ran { id: id(2), ran: Ran::Offload });
+    assert_eq!(second, "note update 2 attempts 0 placed");
+    assert_eq!(bench.on(verdict(1)), r#"persist finish 1 Answered("cloud"), publish 2 #0 5s"#);
+}
+
+#[test]
+fn what_was_being_executed_when_the_process_died_is_tried_alone_and_then_given_up() {
+    let (mut bench, begun) = Bench::restored(vec![
+        Saved::Entry(head(1, 0, false)),
+        Saved::Entry(head(2, 1, false)),
+        Saved::Entry(head(3, 2, false)),
+        Saved::Damaged(head(4, 0, false)),
+    ]);
+    let gone = "persist finish 3 Poisoned { attempts: 2 }, persist finish 4 Damaged";
+    assert_eq!(begun, format!("{gone}, persist update 2 attempts 2"));
+    assert!(bench.outbox.tries_a_suspect());
+    assert_eq!(bench.keep(), "deliver 3 Poisoned { attempts: 2 }");
+    assert_eq!(bench.keep(), "deliver 4 Damaged");
+    assert_eq!(bench.keep(), "execute 2 Routed");
+    assert_eq!(bench.accept(5), "persist insert 5 attempts 0");
+    assert_eq!(bench.keep(), "accepted 5", "nobody else is executed meanwhile");
+    let ended = bench.on(OutboxEvent::Ran { id: id(2), ran: Ran::Offload });
+    assert_eq!(ended, "note update 2 attempts 0 placed, persist update 1 attempts 1, persist update 5 attempts 1");
+}
+
+#[test]
+fn the_first_message_of_a_process_is_an_attempt_and_its_retries_are_not() {
+    let (mut bench, begun) = Bench::restored(vec![Saved::Entry(head(1, 0, true))]);
+    assert_eq!(begun, "");
+    bench.on(OutboxEvent::CloudUp);
+    assert_eq!(bench.wait(200).on(OutboxEvent::Timer), "persist update 1 attempts 1 placed");
+    assert_eq!(bench.keep(), "publish 1 #1 5s");
+    assert_eq!(bench.on(OutboxEvent::Sent(id(1))), "note update 1 attempts 0 placed");
+    bench.retry();
+    assert_eq!(bench.retry(), "publish 1 #2 10s");
+}
+
+#[test]
+fn an_attempt_that_did_not_take_place_is_taken_back() {
+    let (mut bench, _) = Bench::restored(vec![Saved::Entry(head(1, 1, true))]);
+    bench.on(OutboxEvent::CloudUp);
+    assert_eq!(bench.wait(200).on(OutboxEvent::Timer), "persist update 1 attempts 2 placed");
+    bench.on(OutboxEvent::CloudDown);
+    assert_eq!(bench.keep(), "note update 1 attempts 1 placed", "the link was cut before it could be sent");
+}
+
+#[test]
+fn a_life_goes_on_over_a_restart_and_over_a_reboot_by_what_was_left() {
+    for (boot, left) in [(BOOT, 900), (BootId(2), 800)] {
+        let mut saved = head(1, 0, true);
+        saved.expiry.left = Duration::from_secs(800);
+        let saved = vec![Saved::Entry(saved)];
+        let now = Duration::from_secs(100);
+        let (mut outbox, _) = Outbox::<&str>::restore(OutboxSettings::default(), boot, 7, saved, now);
+        let end = now + Duration::from_secs(left);
+        let before = outbox.on(OutboxEvent::Timer, end - Duration::from_secs(1));
+        assert!(!told(&before).contains("persist"), "{boot}: {}", told(&before));
+        assert_eq!(told(&outbox.on(OutboxEvent::Timer, end)), "persist update 1 attempts 1 placed", "{boot}");
+    }
+}
+
+#[test]
+fn what_is_left_of_a_life_is_written_down_as_it_passes() {
+    let mut bench = Bench::new(OutboxSettings::default());
+    bench.run(1, Ran::Offload);
+    assert_eq!(bench.wait(449_000).on(OutboxEvent::Timer), "");
+    assert_eq!(bench.wait(1_000).on(OutboxEvent::Timer), "note update 1 attempts 0 placed");
+    assert_eq!(bench.wait(1_000).on(OutboxEvent::Timer), "");
+}
+
+#[test]
+fn the_result_of_an_earlier_process_is_known_and_not_found_out_again() {
+    let expiry = head(1, 0, false).expiry;
+    let result = ResultHead { id: id(1), digest: Digest([1; 32]), fetched: true, expiry };
+    let (mut bench, begun) = Bench::restored(vec![Saved::Entry(head(1, 0, false)), Saved::Result(result)]);
+    assert_eq!(begun, "", "a result beside its entry stands");
+    assert_eq!(bench.accept(1), "known 1");
+    assert_eq!(bench.outbox.results(), (0, 1));
+}
