@@ -140,7 +140,7 @@ impl Tally {
 
     fn needs_labels(&self, target: &Target, grid: &Grid, start: usize) -> Option<u64> {
         let total = match target.contract() {
-            Contract::System => least_trials(target, self.differing[start], self.n),
+            Contract::System => least_trials(target, self.differing[start], self.n, self.n),
             Contract::Local => self.least_labels(target, grid, start),
         };
         total.map(|total| total.saturating_sub(self.n).max(1))
@@ -155,10 +155,11 @@ impl Tally {
             if best.is_some_and(|best| best <= first_from) {
                 break;
             }
-            let Some(trials) = least_trials(target, self.differing[j], self.accepted[j]) else { continue };
             // What the tune split accepts stands in for a calibration that has accepted nothing.
             let seen = self.accepted[j] as f64 / self.n as f64;
             let share = if self.accepted[j] == 0 { grid.accepted_share(j) } else { seen };
+            let from = self.accepted[j].max((first_from as f64 * share) as u64);
+            let Some(trials) = least_trials(target, self.differing[j], self.accepted[j], from) else { continue };
             let total = first_from.max((trials as f64 / share).ceil() as u64);
             if first_tested(target, grid, total) == Some(j) && best.is_none_or(|best| total < best) {
                 best = Some(total);
@@ -211,27 +212,41 @@ pub(crate) const MOST_LABELS: u64 = 1_000_000_000;
 /// Beyond this many labels it is more honest to say that no number of them would do.
 const MOST_TRIALS: u64 = 10_000_000;
 
-/// How many trials, of which the same fraction as `k` of `trials` differ, would pass the test; `None` if none.
-fn least_trials(target: &Target, k: u64, trials: u64) -> Option<u64> {
-    let rate = if trials == 0 { 0.0 } else { k as f64 / trials as f64 };
-    if rate >= target.alpha() {
+/// How many trials, at least `from`, would pass the test if the same fraction differed as `k` of `trials`; `None` if none.
+///
+/// Whole numbers differ, so that the p-value jumps up with each further one and falls in between: the least number of them is
+/// looked for first with which the most trials that it stands for pass.
+fn least_trials(target: &Target, k: u64, trials: u64, from: u64) -> Option<u64> {
+    if k == 0 {
+        let least = from.max(least_samples(target.alpha(), target.delta()));
+        return (least <= MOST_LABELS).then_some(least);
+    }
+    if k as f64 / trials as f64 >= target.alpha() {
         return None;
     }
-    let passes = |n: u64| cdf((rate * n as f64).ceil() as u64, n, target.alpha()) <= target.delta();
-    let mut fails = trials;
-    let mut enough = trials.max(least_samples(target.alpha(), target.delta()));
-    while !passes(enough) {
-        if enough > MOST_TRIALS {
+    let passes = |differing: u64, trials: u64| cdf(differing, trials, target.alpha()) <= target.delta();
+    let most_with = |differing: u64| (u128::from(differing) * u128::from(trials) / u128::from(k)) as u64;
+    let mut enough = (u128::from(k) * u128::from(from)).div_ceil(u128::from(trials)) as u64;
+    let mut fails = enough - 1;
+    while !passes(enough, most_with(enough)) {
+        if most_with(enough) > MOST_TRIALS {
             return None;
         }
         fails = enough;
         enough *= 2;
     }
+    let differing = first_that(fails, enough, |differing| passes(differing, most_with(differing)));
+    let too_few = from.max(most_with(differing - 1) + 1) - 1;
+    Some(first_that(too_few, most_with(differing), |trials| passes(differing, trials)))
+}
+
+/// The first number above `fails` that is as wanted; `enough` is.
+fn first_that(mut fails: u64, mut enough: u64, wanted: impl Fn(u64) -> bool) -> u64 {
     while enough - fails > 1 {
         let middle = fails + (enough - fails) / 2;
-        if passes(middle) { enough = middle } else { fails = middle }
+        if wanted(middle) { enough = middle } else { fails = middle }
     }
-    Some(enough)
+    enough
 }
 
 #[cfg(test)]
@@ -328,13 +343,31 @@ mod tests {
     fn no_number_of_labels_is_named_where_the_rate_is_not_below_alpha() {
         let all_differ = certify(&target(Contract::Local, 0.01), &grid(), &differing_below(2.0, 5_000));
         assert_eq!((all_differ.threshold, all_differ.needs_labels), (None, None));
-        // 9 of 1,000 differ at alpha 1 %: more labels at this rate do settle it.
-        assert_eq!(least_trials(&target(Contract::Local, 0.01), 10, 1_000), None);
+        let local = target(Contract::Local, 0.01);
+        assert_eq!(least_trials(&local, 10, 1_000, 1_000), None);
         let out_of_reach = certify(&target(Contract::Local, 1e-300), &grid(), &differing_below(0.0, 1_000));
         assert_eq!((out_of_reach.threshold, out_of_reach.needs_labels), (None, None));
-        assert_eq!(least_trials(&target(Contract::Local, 0.01), 9_999, 1_000_000), None, "too many to name");
-        let n = least_trials(&target(Contract::Local, 0.01), 9, 1_000).unwrap();
-        assert!(cdf((0.009 * n as f64).ceil() as u64, n, 0.01) <= 0.05 && n > 20_000, "{n}");
+        assert_eq!(least_trials(&local, 9_999, 1_000_000, 1_000_000), None, "too many to name");
+        let n = least_trials(&local, 9, 1_000, 1_000).unwrap();
+        assert!(cdf((9 * n).div_ceil(1_000), n, 0.01) <= 0.05 && n > 20_000, "{n}");
+    }
+
+    #[test]
+    fn no_smaller_number_of_labels_at_the_rate_seen_would_do() {
+        for (k, trials, alpha, delta) in [
+            (3, 298, 0.02, 1e-6),
+            (1, 90, 0.02, 0.05),
+            (7, 1_000, 0.01, 0.05),
+            (2, 350, 0.01, 0.01),
+            (0, 10, 0.1, 0.05),
+        ] {
+            let target = Target::new(Contract::System, alpha, delta).unwrap();
+            let passes = |n: &u64| cdf((k * n).div_ceil(trials), *n, alpha) <= delta;
+            let least = (trials..).find(passes).unwrap();
+            assert_eq!(least_trials(&target, k, trials, trials), Some(least), "{k} of {trials}");
+            let later = (least + 1..).find(passes).unwrap();
+            assert_eq!(least_trials(&target, k, trials, least + 1), Some(later), "{k} of {trials}, from {least}");
+        }
     }
 
     #[test]
