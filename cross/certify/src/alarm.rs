@@ -12,16 +12,18 @@
 //! ([`EProcess::renew`]). The wealth is then the mean over bets *and* starting times; what is placed when depends on the past
 //! only, so nothing changes in the bound. (Herbster and Warmuth, *Tracking the best expert*, Machine Learning 1998; Shin,
 //! Ramdas and Rinaldo, *E-detectors*, NEJSDS 2024.) It costs a few labels when the drift is there from the start, and saves
-//! half of the time and more when it comes after calm ones. It is only for labels that all come back alike, as the local
-//! contract's do. Under the system contract an offloaded request is labelled at once, so that labels under way are those of
-//! local answers alone and differ more often than alpha allows for all requests: wealth must not be placed on them late.
+//! half of the time and more when it comes after calm ones.
+//!
+//! Wealth must not be placed on labels that are known to differ more often than alpha allows. Where all labels come back
+//! alike, as the local contract's do, it is placed as they come. Under the system contract an offloaded request is labelled at
+//! once, so that the labels under way are those of local answers alone; there it is placed before a label is asked for, and
+//! only if none is under way ([`Monitor`](crate::Monitor)). Who cannot know that, as the gateway that hears of many devices,
+//! goes without a reserve.
 //!
 //! Whether a request is labelled may depend on everything before it, its own label excepted: the audit coin, the audit
 //! rate in force and late answers do no harm, and the wealth needs no weighting by propensities.
 
 use serde::{Deserialize, Serialize};
-
-use crate::Contract;
 
 /// The bets c: at alpha 1 % they stake 2, 5, 10, 20 and 40 times the deviation of a label from alpha. Each is below 1,
 /// so that no wealth can turn negative; the smallest is the best bet (Kelly) against three times alpha at alpha 1 %.
@@ -97,21 +99,14 @@ impl EProcess {
         Self::placing(alpha, delta_a, 0.0)
     }
 
-    /// The same with a reserve, for labels that come back in no other order than they were asked for, or nearly so.
+    /// The same with a reserve. [`Self::label`] places of it with each label, which is sound for labels that come back in no
+    /// other order than they were asked for, or nearly so.
     ///
     /// # Errors
     ///
     /// As for [`Self::new`].
     pub fn with_reserve(alpha: f64, delta_a: f64) -> Result<Self, InvalidMonitor> {
         Self::placing(alpha, delta_a, RESERVE)
-    }
-
-    /// The alarm of a contract, with a reserve where that is sound.
-    pub(crate) fn of(contract: Contract, alpha: f64, delta_a: f64) -> Result<Self, InvalidMonitor> {
-        match contract {
-            Contract::System => Self::new(alpha, delta_a),
-            Contract::Local => Self::with_reserve(alpha, delta_a),
-        }
     }
 
     fn placing(alpha: f64, delta_a: f64, reserve: f64) -> Result<Self, InvalidMonitor> {
@@ -123,7 +118,17 @@ impl EProcess {
 
     /// Takes in one label: whether the local answer differs from the cloud's.
     pub fn label(&mut self, differs: bool) {
+        self.advance();
+        self.bet(differs);
+    }
+
+    /// Places of the reserve what is due before a label.
+    pub(crate) fn advance(&mut self) {
         self.place(self.reserve * 0.5 / (RESERVE_LABELS + self.labels as f64));
+    }
+
+    /// Takes in one label with what is placed.
+    pub(crate) fn bet(&mut self, differs: bool) {
         self.labels += 1;
         self.differing += u64::from(differs);
         let deviation = (if differs { 1.0 } else { 0.0 } - self.alpha) / self.alpha;

@@ -118,6 +118,8 @@ pub struct Monitor {
     class_boost: bool,
     /// After a shift: bets are renewed as soon as the labels of this many audits are in or lost.
     renew_at: Option<u64>,
+    /// Audits whose labels are neither in nor lost.
+    under_way: u64,
     counts: MonitorCounts,
 }
 
@@ -135,9 +137,10 @@ impl Monitor {
             watch: Watch::new(&config, grid),
             window_local: 0,
             local_share: 1.0,
-            alarm: EProcess::of(config.contract, config.alpha, config.delta_a)?,
+            alarm: EProcess::with_reserve(config.alpha, config.delta_a)?,
             class_boost: false,
             renew_at: None,
+            under_way: 0,
             counts: MonitorCounts::default(),
         })
     }
@@ -165,13 +168,27 @@ impl Monitor {
     pub fn label(&mut self, differs: bool) {
         self.settle();
         self.counts.labels += 1;
-        self.alarm.label(differs);
+        match self.config.contract {
+            Contract::Local => self.alarm.label(differs),
+            Contract::System => self.alarm.bet(differs),
+        }
     }
 
     /// The label of an audit will never come: it was turned away, or given up.
     pub fn lost(&mut self) {
         self.settle();
         self.counts.lost += 1;
+    }
+
+    /// Audits whose labels are neither in nor lost.
+    #[must_use]
+    pub fn under_way(&self) -> u64 {
+        self.under_way
+    }
+
+    /// The labels of all audits are in or lost: those still counted as under way were forgotten, by a crash for instance.
+    pub fn all_settled(&mut self) {
+        self.under_way = 0;
     }
 
     /// Raises the audit rate as long as the class asks for it, or no longer: the gateway has seen a shift in the scores of
@@ -237,23 +254,36 @@ impl Monitor {
         if coin >= propensity {
             return None;
         }
+        if self.config.contract == Contract::System && self.under_way == 0 {
+            self.renew();
+            self.alarm.advance();
+        }
         if local {
             self.counts.audits += 1;
+            self.under_way += 1;
             return Some(Audit { propensity });
         }
         if self.config.contract == Contract::System {
             self.counts.offloaded_labels += 1;
-            self.alarm.label(false);
+            self.alarm.bet(false);
         }
         None
     }
 
-    /// Before a label: renews the bets if a shift asked for it and all audits from before it are settled. Their scores are
-    /// what found the shift, and may have been chosen by it to differ more than the contract's fraction; labels come back in
-    /// the order in which they were asked for, or nearly so.
+    /// Before a label, or instead of one. Under the local contract it renews the bets if a shift asked for it and all audits
+    /// from before it are settled; labels come back in the order in which they were asked for, or nearly so.
     fn settle(&mut self) {
-        if self.renew_at.is_some_and(|audits| self.counts.labels + self.counts.lost >= audits) {
-            self.renew_at = None;
+        let settled = self.counts.labels + self.counts.lost;
+        if self.config.contract == Contract::Local && self.renew_at.is_some_and(|audits| settled >= audits) {
+            self.renew();
+        }
+        self.under_way = self.under_way.saturating_sub(1);
+    }
+
+    /// Renews the bets if a shift asked for it; not before the audits from before the shift are settled: their scores are
+    /// what found it, and may have been chosen by it to differ more than the contract's fraction.
+    fn renew(&mut self) {
+        if self.renew_at.take().is_some() {
             self.alarm.renew();
         }
     }

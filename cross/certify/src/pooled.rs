@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::alarm::InvalidMonitor;
 use crate::watch::Watch;
-use crate::{EProcess, Grid, MonitorConfig};
+use crate::{Contract, EProcess, Grid, MonitorConfig};
 
 /// Watches one certificate on the requests of many devices.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
@@ -35,7 +35,11 @@ impl PooledMonitor {
             config,
             grid: grid.clone(),
             watch: Watch::new(&config, grid),
-            alarm: EProcess::of(config.contract, config.alpha, config.delta_a)?,
+            alarm: match config.contract {
+                Contract::Local => EProcess::with_reserve(config.alpha, config.delta_a)?,
+                // Nobody here knows which labels are under way.
+                Contract::System => EProcess::new(config.alpha, config.delta_a)?,
+            },
         })
     }
 

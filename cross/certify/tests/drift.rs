@@ -91,15 +91,17 @@ fn at_a_risk_of_exactly_alpha_the_alarm_keeps_its_bound_however_late_labels_come
 #[test]
 fn a_drift_after_calm_times_is_found_nearly_as_soon_as_one_at_the_start() {
     let (grid, calm, drifted) = (grid(1), calm(2), drifted());
-    let threshold = threshold(&calm, &grid, Contract::Local, 0.7 * ALPHA);
-    let [calm, drifted] = [&calm, &drifted].map(|labels| Pool::new(labels, &grid, threshold).unwrap());
-    let after = Stream::with_risk(&calm, &drifted, Contract::Local, 3.0 * ALPHA).unwrap();
-    let start = Scenario::steady("start", MonitorConfig::new(Contract::Local, ALPHA), after);
-    let late = Scenario { before: Stream::of(&calm), change_at: 100_000, name: "late".to_owned(), ..start.clone() };
-    let settings = DriftSettings { requests: 150_000, runs: 100, ..SETTINGS };
-    let [start, late] = [start, late].map(|scenario| simulate_drift(&scenario, &grid, &settings).unwrap());
-    let (start, late) = (start.to_alarm.p50.unwrap(), late.to_alarm.p50.unwrap());
-    assert!(late < 3 * start, "{late} requests instead of {start}");
+    for contract in Contract::ALL {
+        let threshold = threshold(&calm, &grid, contract, 0.7 * ALPHA);
+        let [calm, drifted] = [&calm, &drifted].map(|labels| Pool::new(labels, &grid, threshold).unwrap());
+        let after = Stream::with_risk(&calm, &drifted, contract, 3.0 * ALPHA).unwrap();
+        let start = Scenario::steady("start", MonitorConfig::new(contract, ALPHA), after);
+        let late = Scenario { before: Stream::of(&calm), change_at: 100_000, name: "late".to_owned(), ..start.clone() };
+        let settings = DriftSettings { requests: 150_000, runs: 100, ..SETTINGS };
+        let [start, late] = [start, late].map(|scenario| simulate_drift(&scenario, &grid, &settings).unwrap());
+        let (start, late) = (start.to_alarm.p50.unwrap(), late.to_alarm.p50.unwrap());
+        assert!(late < 3 * start, "{contract}: {late} requests instead of {start}");
+    }
 }
 
 #[test]

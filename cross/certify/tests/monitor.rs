@@ -102,6 +102,26 @@ fn bets_are_renewed_only_when_the_audits_from_before_a_shift_are_settled() {
 }
 
 #[test]
+fn under_the_system_contract_wealth_is_placed_only_while_no_audit_is_under_way() {
+    // Calm times, in which all that is placed is lost; then one difference.
+    let wealth_after = |end: fn(&mut Monitor)| {
+        let mut monitor = monitor(Contract::System);
+        assert!(monitor.observe(0.9, true, 0.0).is_some());
+        end(&mut monitor);
+        for i in 0..2_000_u32 {
+            monitor.observe((f64::from(i) * 0.618_033_988_749_895).fract() as f32, false, 0.0);
+        }
+        monitor.label(true);
+        monitor.wealth()
+    };
+    let waiting = wealth_after(|_| ());
+    assert!((0.498..0.499).contains(&waiting), "the reserve is kept, and what was placed is gone: {waiting}");
+    for settled in [wealth_after(|monitor| monitor.lost()), wealth_after(|monitor| monitor.all_settled())] {
+        assert!(settled < 0.3, "{settled}");
+    }
+}
+
+#[test]
 fn a_shift_that_does_no_harm_becomes_the_new_reference() {
     let boosted_after = |risk: f64, requests: u32| {
         let mut random = ChaCha8Rng::seed_from_u64(9);

@@ -120,6 +120,9 @@ impl Router {
             let propensity = certified.monitor.rate();
             let bin = certificate.grid.bin(score);
             audited = certified.monitor.observe_binned(bin, local, coin);
+            if audited.is_some() {
+                certified.last_audit = self.state.requests;
+            }
             self.state.evidence.count(bin);
             if !local && coin < propensity && certificate.target.contract() == Contract::System {
                 self.state.evidence.offloaded += 1;

@@ -72,6 +72,8 @@ pub(crate) struct Shadow {
 pub(crate) struct Certified {
     pub(crate) used: Used,
     pub(crate) monitor: Monitor,
+    /// The request that was audited last.
+    pub(crate) last_audit: u64,
 }
 
 /// A certificate with what its use needs.

@@ -227,7 +227,7 @@ impl Router {
         match Monitor::new(config, &used.certificate.grid) {
             Ok(monitor) => {
                 let (certificate, request) = (used.id, self.state.requests);
-                self.enter(Phase::Certified(Box::new(Certified { used, monitor })));
+                self.enter(Phase::Certified(Box::new(Certified { used, monitor, last_audit: 0 })));
                 self.start_budget();
                 vec![RouteAction::Note(Transition::ShadowDone { certificate, request }), RouteAction::Persist]
             }

@@ -260,6 +260,24 @@ fn who_asks_for_the_edge_gets_it_certified_only_inside_and_is_never_audited() {
 }
 
 #[test]
+fn the_label_of_the_last_audit_settles_those_that_a_crash_has_forgotten() {
+    let mut bench = Bench::certified();
+    let mut audited = || loop {
+        if let Decision::Local { audit: Some(ticket), .. } = bench.decide(&ask(score(1.0))) {
+            break ticket;
+        }
+    };
+    let tickets = [audited(), audited(), audited()];
+    let mut left = |ticket| {
+        bench.tell(labelled(ticket, &PoolRow::of_score(1.0, false), CLOUD));
+        bench.router.monitor().unwrap().under_way()
+    };
+    assert_eq!(left(tickets[1]), 2);
+    assert_eq!(left(tickets[2]), 0, "the first was never heard of");
+    assert_eq!(left(tickets[0]), 0);
+}
+
+#[test]
 fn a_stand_in_and_a_model_without_scores_are_never_certified() {
     let mut bench = Bench::certified();
     let stand_in = Ask { stand_in: true, ..ask(score(1.0)) };
