@@ -2,6 +2,8 @@
 //!
 //! `hedge-gateway.example.toml` is the reference for people; a test holds it equal to the defaults here.
 
+mod route;
+
 use std::{
     collections::BTreeMap,
     net::{Ipv4Addr, SocketAddr},
@@ -11,10 +13,12 @@ use std::{
 
 use hedge_config::Secret;
 use hedge_engine::{DeviceChoice, UnknownDevice, worker::BatchPolicy};
-use hedge_gateway_core::Limits;
+use hedge_gateway_core::{Limits, PoolSettings};
 use hedge_telemetry::{LogConfig, TelemetryError};
 use hedge_wire::{GatewayId, IdError, ModelId, TenantId, limits::MAX_MODELS};
 use serde::Deserialize;
+
+pub use self::route::RouteConfig;
 
 /// Batches of one model that are with its engine at a time: one runs, one fills, and the results of others are on
 /// their way back. What waits beyond that waits where it can still expire.
@@ -62,6 +66,8 @@ pub struct GatewayConfig {
     pub dedup_age_secs: u64,
     /// How long a stopping gateway goes on finishing what it has admitted. Default: 10 s.
     pub drain_secs: u64,
+    /// Folder for what pooling keeps. Default: none, and then nothing is pooled.
+    pub state_dir: Option<PathBuf>,
 }
 
 impl Default for GatewayConfig {
@@ -77,6 +83,7 @@ impl Default for GatewayConfig {
             dedup_bytes: 16 * 1024 * 1024,
             dedup_age_secs: 120,
             drain_secs: 10,
+            state_dir: None,
         }
     }
 }
@@ -151,6 +158,9 @@ pub struct ModelConfig {
     pub name: String,
     /// The ONNX file.
     pub path: PathBuf,
+    /// `[models.route]`: what certificates of classes of devices promise. Default: none; evidence about it is not pooled.
+    #[serde(default)]
+    pub route: Option<RouteConfig>,
 }
 
 /// A configuration that says something impossible.
@@ -200,6 +210,25 @@ pub enum PlanError {
         /// The name.
         name: String,
     },
+    /// A promise that cannot be made.
+    #[error("route.{key} of the model `{model}`: {why}")]
+    Route {
+        /// The model.
+        model: String,
+        /// The key.
+        key: &'static str,
+        /// What it must be.
+        why: String,
+    },
+    /// Something is to be pooled, and nothing can be kept.
+    #[error("the model `{model}` has a [models.route], but there is no gateway.state_dir to keep its class's state in")]
+    NoStateDir {
+        /// The model.
+        model: String,
+    },
+    /// Something can be kept, and nothing is to be pooled.
+    #[error("gateway.state_dir is set, but no model has a [models.route] with a contract: nothing would be pooled")]
+    NothingToPool,
     /// Not a broker's address. (The link says the rest when it starts.)
     #[error("link.url `{url}` must be mqtt://host or mqtt://host:port")]
     Url {
@@ -220,6 +249,14 @@ pub struct Plan {
     pub(crate) device: DeviceChoice,
     pub(crate) batch: BatchPolicy,
     pub(crate) models: BTreeMap<ModelId, ModelConfig>,
+    pub(crate) pool: Option<PoolPlan>,
+}
+
+/// What is pooled, and where it is kept.
+#[derive(Debug, Clone)]
+pub(crate) struct PoolPlan {
+    pub(crate) state_dir: PathBuf,
+    pub(crate) models: BTreeMap<ModelId, PoolSettings>,
 }
 
 impl Config {
@@ -253,6 +290,7 @@ impl Config {
                 queue_rows: running_per_model,
             },
             models: self.models_by_id()?,
+            pool: self.pool()?,
         })
     }
 
@@ -296,6 +334,22 @@ impl Config {
         }
     }
 
+    fn pool(&self) -> Result<Option<PoolPlan>, PlanError> {
+        let mut models = BTreeMap::new();
+        for model in &self.models {
+            if let Some(route) = &model.route {
+                models.insert(ModelId::from_name(&model.name), route.settings(&model.name)?);
+            }
+        }
+        let pooled = self.models.iter().find(|model| model.route.is_some());
+        match (&self.gateway.state_dir, pooled) {
+            (Some(state_dir), Some(_)) => Ok(Some(PoolPlan { state_dir: state_dir.clone(), models })),
+            (Some(_), None) => Err(PlanError::NothingToPool),
+            (None, Some(model)) => Err(PlanError::NoStateDir { model: model.name.clone() }),
+            (None, None) => Ok(None),
+        }
+    }
+
     fn models_by_id(&self) -> Result<BTreeMap<ModelId, ModelConfig>, PlanError> {
         if self.models.is_empty() {
             return Err(PlanError::NoModels);
@@ -314,93 +368,4 @@ impl Config {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const EXAMPLE: &str = include_str!("../hedge-gateway.example.toml");
-
-    fn example() -> Config {
-        hedge_config::from_str(EXAMPLE, std::iter::empty()).unwrap()
-    }
-
-    fn planned(change: impl FnOnce(&mut Config)) -> Result<Plan, PlanError> {
-        let mut config = example();
-        change(&mut config);
-        config.plan()
-    }
-
-    #[test]
-    fn the_example_file_is_the_defaults_plus_what_is_required() {
-        let required = Config {
-            gateway: GatewayConfig { gateway_id: "gateway-1".into(), ..GatewayConfig::default() },
-            models: vec![ModelConfig { name: "digits".into(), path: "models/digits-cloud.onnx".into() }],
-            ..Config::default()
-        };
-        assert_eq!(example(), required);
-        assert!(required.plan().is_ok());
-    }
-
-    #[test]
-    fn the_example_file_shows_every_key() {
-        // Each section's keys, as serde knows them, from the error for a key that none has.
-        for section in ["gateway", "http", "link", "engine", "log"] {
-            let bad = format!("[{section}]\nzzz = 1\n");
-            let error = hedge_config::from_str::<Config>(&bad, std::iter::empty()).unwrap_err();
-            let hedge_config::ConfigError::UnknownKey { known, .. } = error else { panic!("{error}") };
-            for key in known {
-                let shown = EXAMPLE.lines().any(|line| line.trim_start_matches("# ").starts_with(&format!("{key} = ")));
-                assert!(shown, "{section}.{key} is not in the example");
-            }
-        }
-    }
-
-    #[test]
-    fn everything_is_on_loopback_by_default() {
-        let config = Config::default();
-        assert!(config.http.listen.ip().is_loopback());
-        assert!(config.link.url.contains("127.0.0.1"));
-    }
-
-    #[test]
-    fn what_is_required_is_asked_for() {
-        let error = planned(|config| config.gateway.gateway_id.clear()).unwrap_err();
-        assert!(matches!(error, PlanError::NoGatewayId), "{error}");
-        let error = planned(|config| config.models.clear()).unwrap_err();
-        assert!(matches!(error, PlanError::NoModels), "{error}");
-    }
-
-    #[test]
-    fn what_is_impossible_is_refused_with_its_key() {
-        let message = |change: fn(&mut Config)| planned(change).unwrap_err().to_string();
-        assert!(message(|config| config.gateway.tenant = "A/B".into()).starts_with("gateway.tenant: "));
-        assert!(message(|config| config.gateway.gateway_id = "+".into()).starts_with("gateway.gateway_id: "));
-        assert!(message(|config| config.engine.device = "tpu".into()).starts_with("engine.device: "));
-        assert_eq!(message(|config| config.engine.max_batch = 0), "engine.max_batch must be 1 to 4096");
-        assert_eq!(message(|config| config.link.keepalive_secs = 4), "link.keepalive_secs must be 5 to 65535");
-        assert!(message(|config| config.link.url = "127.0.0.1:1883".into()).starts_with("link.url `127.0.0.1:1883`"));
-        assert!(message(|config| config.log.level = "loud".into()).starts_with("log.level `loud`"));
-        assert!(
-            message(|config| config.models.push(config.models[0].clone())).contains("`digits` is configured twice")
-        );
-    }
-
-    #[test]
-    fn the_engine_never_gets_more_than_its_queue_takes() {
-        for (max_batch, queue_rows) in [(1, 1), (32, 8), (32, 1_024), (4_096, 1_000_000)] {
-            let plan = planned(|config| {
-                config.engine.max_batch = max_batch;
-                config.engine.queue_rows = queue_rows;
-            })
-            .unwrap();
-            assert_eq!(plan.batch.queue_rows, plan.limits.running_per_model);
-            assert!((1..=queue_rows).contains(&plan.batch.queue_rows));
-        }
-    }
-
-    #[test]
-    fn the_password_is_never_shown() {
-        let mut config = example();
-        config.link.password = Some(Secret::new("hunter2"));
-        assert!(!format!("{config:?} {:?}", config.plan()).contains("hunter2"));
-    }
-}
+mod tests;

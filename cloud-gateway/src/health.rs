@@ -18,13 +18,15 @@ struct State {
     /// Models that do not answer, and why.
     models: BTreeMap<ModelId, &'static str>,
     draining: bool,
+    /// What pooling lacks; `None` where it lacks nothing, or nothing is pooled.
+    pool: Option<String>,
 }
 
 impl Health {
     /// A gateway that has just begun: nothing is loaded, nothing is connected.
     pub(crate) fn starting<'a>(models: impl IntoIterator<Item = &'a ModelId>) -> Self {
         let models = models.into_iter().map(|model| (model.clone(), "is loading")).collect();
-        Self(Mutex::new(State { link_down: Some("not connected yet".into()), models, draining: false }))
+        Self(Mutex::new(State { link_down: Some("not connected yet".into()), models, draining: false, pool: None }))
     }
 
     pub(crate) fn model_loaded(&self, model: &ModelId) {
@@ -47,6 +49,18 @@ impl Health {
         self.state().draining = true;
     }
 
+    pub(crate) fn pool_link_up(&self) {
+        self.state().pool = None;
+    }
+
+    pub(crate) fn pool_link_down(&self, reason: &str) {
+        self.state().pool = Some(format!("the pool's link is down: {reason}"));
+    }
+
+    pub(crate) fn pool_stopped(&self) {
+        self.state().pool = Some("the pool has stopped".into());
+    }
+
     /// Why the gateway cannot do its work; empty where it can.
     pub(crate) fn reasons(&self) -> Vec<String> {
         let state = self.state();
@@ -55,6 +69,7 @@ impl Health {
         if let Some(reason) = &state.link_down {
             reasons.push(format!("the link is down: {reason}"));
         }
+        reasons.extend(state.pool.clone());
         if state.draining {
             reasons.push("the gateway is stopping".into());
         }
@@ -81,6 +96,13 @@ mod tests {
         health.link_down("connection refused");
         assert_eq!(health.reasons(), ["the link is down: connection refused"]);
         health.link_up();
+        health.pool_link_down("connection refused");
+        assert_eq!(health.reasons(), ["the pool's link is down: connection refused"]);
+        health.pool_link_up();
+        assert_eq!(health.reasons(), Vec::<String>::new());
+        health.pool_stopped();
+        assert_eq!(health.reasons(), ["the pool has stopped"]);
+        health.pool_link_up();
         health.model_stopped(&model);
         health.draining();
         assert_eq!(health.reasons(), ["the model digits has stopped", "the gateway is stopping"]);

@@ -21,7 +21,7 @@ use hedge_wire::{ModelId, Refusal};
 use crate::models::Served;
 
 /// The shortest time between two log lines about the same complaint.
-const COMPLAINT_INTERVAL: Duration = Duration::from_secs(10);
+pub(crate) const COMPLAINT_INTERVAL: Duration = Duration::from_secs(10);
 
 /// The longest excerpt of a topic in a log line, in characters.
 const TOPIC_EXCERPT: usize = 200;
@@ -162,8 +162,7 @@ impl Journal {
     pub(crate) fn malformed(&self, topic: &str, error: &dyn fmt::Display, now: Instant) {
         self.requests.inc(["malformed"]);
         if let Some(held_back) = self.malformed_lines.pass(now) {
-            let topic: String = topic.chars().take(TOPIC_EXCERPT).collect();
-            tracing::warn!(?topic, %error, held_back, "message dropped: not a query");
+            tracing::warn!(topic = ?excerpt(topic), %error, held_back, "message dropped: not a query");
         }
     }
 
@@ -242,6 +241,11 @@ impl Journal {
             tracing::warn!(unanswered, unconfirmed, "stopping before everything admitted is answered");
         }
     }
+}
+
+/// As much of a topic as a log line takes.
+pub(crate) fn excerpt(topic: &str) -> String {
+    topic.chars().take(TOPIC_EXCERPT).collect()
 }
 
 fn label(outcome: Outcome) -> &'static str {

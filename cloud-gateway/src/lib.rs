@@ -5,6 +5,7 @@
 //!
 //! ```text
 //!  $share/gw/…/q/{model}/+ ─> decode ─> admission ─> worker (batches across devices) ─> admission ─> …/r/{device}
+//!  $share/gw/…/f/+         ─> pooling, on a connection and a thread of its own         ─> …/dg/{class}/{hash16}
 //! ```
 //!
 //! # Invariants
@@ -20,6 +21,7 @@ mod health;
 mod http;
 mod journal;
 mod models;
+mod pooling;
 mod service;
 #[cfg(test)]
 mod tests;
@@ -42,16 +44,19 @@ use tokio::{
 };
 
 use crate::{
+    config::PoolPlan,
     health::Health,
     http::Server,
     journal::Journal,
     models::Served,
+    pooling::Pooling,
     service::{Identity, Service},
 };
 
 pub use crate::{
-    config::{Config, EngineConfig, GatewayConfig, HttpConfig, LinkConfig, ModelConfig, Plan, PlanError},
+    config::{Config, EngineConfig, GatewayConfig, HttpConfig, LinkConfig, ModelConfig, Plan, PlanError, RouteConfig},
     models::ModelError,
+    pooling::{KeyError, PoolError, StoreError},
     service::ServiceError,
 };
 
@@ -89,6 +94,9 @@ pub enum StartError {
         /// How.
         source: JoinError,
     },
+    /// Nothing can be pooled.
+    #[error(transparent)]
+    Pool(#[from] PoolError),
 }
 
 impl StartError {
@@ -104,6 +112,7 @@ pub struct Gateway {
     link: LinkHandle,
     stop: watch::Sender<bool>,
     service: JoinHandle<Result<(), ServiceError>>,
+    pooling: Option<Pooling>,
     drain: Duration,
 }
 
@@ -116,21 +125,27 @@ pub async fn start(config: Config) -> Result<Gateway, StartError> {
     let plan = config.plan()?;
     let registry = Registry::new();
     let mut journal = Journal::new(&registry);
+    let pool = open_pool(plan.pool.as_ref()).await?;
     let health = Arc::new(Health::starting(plan.models.keys()));
-    let http = Server::start(plan.listen, registry, Arc::clone(&health))
+    let http = Server::start(plan.listen, registry.clone(), Arc::clone(&health))
         .await
         .map_err(|source| StartError::Listen { address: plan.listen, source })?;
     tracing::info!(address = %http.address(), "serving /metrics and /healthz");
 
     let models = load_models(&plan, &mut journal, &health).await?;
-    let (link, events) = hedge_link::start(link_config(&plan, &models))?;
+    let link_config = link_config(&plan, &models);
+    let pooling = match pool {
+        Some(opened) => Some(start_pool(opened, &plan, &models, &link_config, &registry, &health)?),
+        None => None,
+    };
+    let (link, events) = hedge_link::start(link_config)?;
     let (stop, stopped) = watch::channel(false);
     let admission = Admission::new(plan.limits.clone(), models.keys().cloned());
     let identity =
         Identity { tenant: plan.tenant, gateway: plan.gateway, drain: plan.drain, busy_retry: plan.limits.busy_retry };
     let service = Service::new(identity, models, link.clone(), admission, journal, health);
     let service = tokio::spawn(service.run(events, stopped));
-    Ok(Gateway { http, link, stop, service, drain: plan.drain })
+    Ok(Gateway { http, link, stop, service, pooling, drain: plan.drain })
 }
 
 impl Gateway {
@@ -158,6 +173,9 @@ impl Gateway {
                 self.service.abort();
             }
         }
+        if let Some(pooling) = self.pooling.take() {
+            pooling.shutdown().await;
+        }
         self.link.close().await;
         self.http.stop().await;
     }
@@ -181,6 +199,30 @@ async fn load_models(
         models.insert(id.clone(), served);
     }
     Ok(models)
+}
+
+async fn open_pool(plan: Option<&PoolPlan>) -> Result<Option<pooling::Opened>, PoolError> {
+    let Some(PoolPlan { state_dir, .. }) = plan.cloned() else { return Ok(None) };
+    let opened = tokio::task::spawn_blocking(move || pooling::open(&state_dir)).await;
+    opened.unwrap_or_else(|error| Err(PoolError::NoThread(io::Error::other(error)))).map(Some)
+}
+
+fn start_pool(
+    opened: pooling::Opened,
+    plan: &Plan,
+    models: &BTreeMap<ModelId, Served>,
+    link: &hedge_link::LinkConfig,
+    registry: &Registry,
+    health: &Arc<Health>,
+) -> Result<Pooling, StartError> {
+    let settings = plan.pool.iter().flat_map(|pool| &pool.models);
+    let pooled = settings.filter_map(|(model, settings)| {
+        models.get(model).map(|served| (model.clone(), (served.digest, settings.clone())))
+    });
+    let models = pooled.collect();
+    let (link, events) = hedge_link::start(pooling::link_config(link, &plan.tenant))?;
+    let parts = pooling::Parts { tenant: plan.tenant.clone(), models, link, events, health: Arc::clone(health) };
+    Ok(pooling::start(opened, parts, registry)?)
 }
 
 fn link_config(plan: &Plan, models: &BTreeMap<ModelId, Served>) -> hedge_link::LinkConfig {

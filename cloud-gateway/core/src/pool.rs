@@ -72,6 +72,8 @@ pub enum PoolEvent {
     },
     /// Time passes; wanted once a second.
     Tick,
+    /// The gateway is about to stop: what is not on disk has to be written.
+    Stop,
 }
 
 /// What the shell must do, in this order.
@@ -324,6 +326,7 @@ impl Pool {
                 }
             }
             PoolEvent::Tick => self.tick(now, &mut actions),
+            PoolEvent::Stop => self.classes.iter_mut().for_each(|class| class.stop(&mut actions)),
         }
         actions
     }

@@ -1,6 +1,7 @@
 //! A gateway on a model of one operator: the service on a link that remembers (`service`), and the whole program on the
-//! embedded broker (`whole`).
+//! embedded broker (`whole`, and with pooling `pool`).
 
+mod pool;
 mod service;
 mod whole;
 

@@ -15,9 +15,9 @@ use super::{query, tensor, write_model};
 use crate::{Config, ModelConfig, ModelError, ServiceError, StartError, start};
 
 /// Far beyond what anything here takes: a test that reaches it has failed.
-const PATIENCE: Duration = Duration::from_secs(30);
+pub(super) const PATIENCE: Duration = Duration::from_secs(30);
 
-fn config(url: &str, model: &Path) -> Config {
+pub(super) fn config(url: &str, model: &Path) -> Config {
     let mut config = Config::default();
     config.gateway.gateway_id = "gw-1".into();
     config.gateway.tenant = "acme".into();
@@ -26,12 +26,12 @@ fn config(url: &str, model: &Path) -> Config {
     config.link.reconnect_max_secs = 1;
     config.engine.device = "cpu".into();
     config.engine.max_wait_micros = 0;
-    config.models = vec![ModelConfig { name: "relu".into(), path: model.into() }];
+    config.models = vec![ModelConfig { name: "relu".into(), path: model.into(), route: None }];
     config
 }
 
 /// A device that hears its replies and the gateways' presence.
-async fn device(url: &str) -> (LinkHandle, LinkEvents) {
+pub(super) async fn device(url: &str) -> (LinkHandle, LinkEvents) {
     let mut link = hedge_link::LinkConfig::new(url, "d1");
     link.subscriptions =
         ["hedge/1/acme/r/d1", "hedge/1/acme/g/+"].into_iter().map(Subscription::at_least_once).collect();
@@ -44,7 +44,7 @@ async fn device(url: &str) -> (LinkHandle, LinkEvents) {
     }
 }
 
-async fn message(handle: &LinkHandle, events: &mut LinkEvents) -> Incoming {
+pub(super) async fn message(handle: &LinkHandle, events: &mut LinkEvents) -> Incoming {
     loop {
         let event = timeout(PATIENCE, events.next()).await.expect("a message comes").expect("the link goes on");
         if let LinkEvent::Message(message) = event {
@@ -55,7 +55,7 @@ async fn message(handle: &LinkHandle, events: &mut LinkEvents) -> Incoming {
 }
 
 /// Waits for a presence that says `online`.
-async fn presence(handle: &LinkHandle, events: &mut LinkEvents, online: bool) -> GatewayPresence {
+pub(super) async fn presence(handle: &LinkHandle, events: &mut LinkEvents, online: bool) -> GatewayPresence {
     loop {
         let message = message(handle, events).await;
         if message.topic == "hedge/1/acme/g/gw-1" {
@@ -67,7 +67,7 @@ async fn presence(handle: &LinkHandle, events: &mut LinkEvents, online: bool) ->
     }
 }
 
-async fn http(address: SocketAddr, path: &str) -> String {
+pub(super) async fn http(address: SocketAddr, path: &str) -> String {
     let mut stream = TcpStream::connect(address).await.expect("the server listens");
     let request = format!("GET {path} HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n");
     stream.write_all(request.as_bytes()).await.expect("the server reads");

@@ -232,11 +232,16 @@ impl Class {
         }
         self.devices.forget(now.saturating_sub(settings.forget_secs));
         if self.standing.dirty_since.is_some_and(|since| now.saturating_sub(since) >= settings.persist_secs) {
-            self.standing.dirty_since = None;
-            actions.push(PoolAction::Persist(self.subject.hash()));
+            self.persist(actions);
         }
         if link_up && self.is_unconfirmed() && self.standing.may_say_again(now) {
             self.say(now, actions);
+        }
+    }
+
+    pub(crate) fn stop(&mut self, actions: &mut Vec<PoolAction>) {
+        if self.standing.dirty_since.is_some() {
+            self.persist(actions);
         }
     }
 
@@ -365,8 +370,12 @@ impl Class {
     /// Begins a version of the state; it is published once it is saved.
     fn publish(&mut self, now: u64, actions: &mut Vec<PoolAction>) {
         self.version = self.next_version(now);
-        self.standing.dirty_since = None;
         self.standing.due = true;
+        self.persist(actions);
+    }
+
+    fn persist(&mut self, actions: &mut Vec<PoolAction>) {
+        self.standing.dirty_since = None;
         actions.push(PoolAction::Persist(self.subject.hash()));
     }
 

@@ -279,6 +279,10 @@ fn what_was_only_counted_is_made_durable_after_a_while() {
     assert_eq!(bench.tick(4), []);
     assert_eq!(bench.tick(1), [PoolAction::Persist(subject().hash())]);
     assert_eq!(bench.tick(100), []);
+    let second = bench.next();
+    bench.hear("d1", second);
+    assert_eq!(bench.handle(PoolEvent::Stop), [PoolAction::Persist(subject().hash())]);
+    assert_eq!(bench.handle(PoolEvent::Stop), []);
 }
 
 #[test]

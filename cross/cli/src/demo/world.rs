@@ -157,7 +157,7 @@ fn gateway_config(broker: &str, device: DeviceChoice, model: &Path) -> hedge_gat
         http: HttpConfig { listen: LOOPBACK.parse().expect("a socket address") },
         link: LinkConfig { url: broker.into(), ..LinkConfig::default() },
         engine: EngineConfig { device: device.to_string(), max_batch: MAX_BATCH, ..EngineConfig::default() },
-        models: vec![ModelConfig { name: digits::NAME.into(), path: model.into() }],
+        models: vec![ModelConfig { name: digits::NAME.into(), path: model.into(), route: None }],
         ..Config::default()
     }
 }
