@@ -12,7 +12,10 @@ use hedge_link::{
 
 use tokio::task::JoinSet;
 
+pub(crate) use crate::faults::*;
 use crate::harness::{Await, PATIENCE, Site, Subscribed, config, up};
+pub(crate) use crate::hostile::*;
+pub(crate) use crate::presence::*;
 
 const QUERIES: &str = "$share/gw/hedge/1/acme/q/digits/+";
 const QUERY: &str = "hedge/1/acme/q/digits/camera";
@@ -54,7 +57,26 @@ contract![
     one_of_two_gateways_gets_each_request,
     many_subscriptions_are_all_acknowledged_before_up,
     forty_clients_of_which_half_are_cut_lose_nothing_that_was_acknowledged,
+    a_publish_above_the_broker_s_limit_is_refused_and_the_link_stays_up,
+    whatever_breaks_under_load_nothing_is_lost_and_repetitions_are_told_apart_by_id,
+    a_half_open_link_is_noticed_within_two_keepalives_and_heals_within_three,
+    two_hundred_take_overs_leave_the_word_of_the_last_owner,
+    a_device_that_comes_back_within_the_delay_of_its_will_was_never_offline,
+    a_device_that_stays_away_is_offline_once_the_delay_of_its_will_is_over,
+    the_end_of_the_session_cuts_the_delay_of_a_will_short,
+    of_retained_messages_the_last_is_kept_and_an_empty_one_deletes,
+    forty_hostile_clients_cost_a_good_one_nothing,
 ];
+
+/// rumqttc says Ok to such a publish, cannot write it, reconnects, and tries again for ever.
+pub(crate) async fn a_publish_above_the_broker_s_limit_is_refused_and_the_link_stays_up(site: &Site) {
+    let site = site.with_limit(64 * 1024).await;
+    let (handle, mut events) = site.link("camera", &[]).await;
+    let refused = handle.publish(Outgoing::new("hedge/1/acme/m/camera", vec![0; 64 * 1024]));
+    assert!(matches!(refused, Err(PublishError::TooLarge { limit: 65_536, size }) if size > 65_536), "{refused:?}");
+    let id = handle.publish(Outgoing::new("hedge/1/acme/m/camera", vec![0; 60 * 1024])).unwrap();
+    assert!(!matches!(events.outcome(id).await, Outcome::Rejected { .. }));
+}
 
 pub(crate) async fn a_request_and_its_reply_carry_their_properties(site: &Site) {
     let (gateway, mut queries) = site.link("gw-1", &[QUERIES]).await;

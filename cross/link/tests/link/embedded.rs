@@ -14,17 +14,6 @@ async fn site() -> Option<Site> {
 
 crate::contract::on!(site());
 
-/// rumqttc says Ok to such a publish, cannot write it, reconnects, and tries again for ever.
-#[tokio::test]
-async fn a_publish_above_the_broker_s_limit_is_refused_and_the_link_stays_up() {
-    let site = Site::embedded_with(64 * 1024).await;
-    let (handle, mut events) = site.link("camera", &[]).await;
-    let refused = handle.publish(Outgoing::new("hedge/1/acme/m/camera", vec![0; 64 * 1024]));
-    assert!(matches!(refused, Err(PublishError::TooLarge { limit: 65_536, size }) if size > 65_536));
-    let id = handle.publish(Outgoing::new("hedge/1/acme/m/camera", vec![0; 60 * 1024])).unwrap();
-    assert_eq!(events.outcome(id).await, Outcome::Delivered);
-}
-
 /// rumqttc sends no ping while a write is stuck, and notices nothing.
 #[tokio::test]
 async fn a_black_hole_with_a_large_publish_under_way_is_noticed_within_two_keepalives() {
@@ -138,25 +127,4 @@ async fn the_embedded_broker_does_not_say_that_nobody_subscribes() {
     let (handle, mut events) = site.link("camera", &[]).await;
     let id = handle.publish(Outgoing::new("hedge/1/acme/q/nobody/camera", "x")).unwrap();
     assert_eq!(events.outcome(id).await, Outcome::Delivered);
-}
-
-#[tokio::test]
-async fn a_client_id_that_is_taken_over_again_and_again_has_one_owner_in_the_end() {
-    let site = Site::embedded().await;
-    let mut last = None;
-    for _ in 0..100 {
-        // Links that reconnect would throw each other out for ever: each is closed as the next takes over.
-        let next = site.link("camera", &["hedge/1/acme/r/camera"]).await;
-        if let Some((handle, _events)) = last.replace(next) {
-            let handle: hedge_link::LinkHandle = handle;
-            handle.close().await;
-        }
-    }
-    let (handle, mut events) = last.unwrap();
-    if !handle.is_up() {
-        events.up().await;
-    }
-    handle.publish(Outgoing::new("hedge/1/acme/r/camera", "mine")).unwrap();
-    assert_eq!(events.message().await.payload, "mine");
-    events.silent_for(Duration::from_millis(50)).await;
 }

@@ -59,6 +59,14 @@ impl Site {
         panic!("{} does not start", program.display());
     }
 
+    /// Another broker of the same kind, with this packet limit.
+    pub(crate) async fn with_limit(&self, max_packet_bytes: usize) -> Site {
+        match self {
+            Site::Embedded(_) => Site::embedded_with(max_packet_bytes).await,
+            Site::Mosquitto(_) => Site::mosquitto_with(max_packet_bytes).await.expect("it was there a moment ago"),
+        }
+    }
+
     pub(crate) fn addr(&self) -> SocketAddr {
         match self {
             Site::Embedded(broker) => broker.addr(),

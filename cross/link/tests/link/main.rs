@@ -7,6 +7,9 @@
 
 mod contract;
 mod embedded;
+mod faults;
 mod harness;
+mod hostile;
 mod mosquitto;
+mod presence;
 mod scripted;
