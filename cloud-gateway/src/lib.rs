@@ -173,10 +173,13 @@ impl Gateway {
                 self.service.abort();
             }
         }
-        if let Some(pooling) = self.pooling.take() {
-            pooling.shutdown().await;
-        }
-        self.link.close().await;
+        let pool_ends = async {
+            if let Some(pooling) = self.pooling.take() {
+                pooling.shutdown().await;
+            }
+        };
+        // Devices are told at once, however long a disk takes.
+        tokio::join!(self.link.close(), pool_ends);
         self.http.stop().await;
     }
 }

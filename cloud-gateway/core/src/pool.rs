@@ -41,6 +41,9 @@ pub use self::settings::{InvalidPool, PoolSettings};
 /// The most classes whose spent numbers are remembered without their state; one more is kept with its state instead.
 const MAX_PAST: usize = 65_536;
 
+/// Classes that one device may fill alone: so that none takes the room of all others, whatever it says it runs.
+const MAX_LONE_CLASSES: usize = 16;
+
 /// What happens to a pool.
 #[derive(Debug)]
 pub enum PoolEvent {
@@ -172,7 +175,7 @@ pub enum Ignored {
     Target,
     /// The cloud model is not, or no longer, served here.
     CloudModel,
-    /// There is no room for another class.
+    /// There is no room for another class, or for another of this device alone.
     Classes,
     /// There is no room for another device of the class.
     Devices,
@@ -363,6 +366,7 @@ impl Pool {
         let index = match known {
             Some(index) => index,
             None if self.classes_of(&subject.model) >= settings.max_classes => return Err(Ignored::Classes),
+            None if self.lone_classes_of(device) >= MAX_LONE_CLASSES => return Err(Ignored::Classes),
             None => {
                 let spent = self.past.get(&subject.hash()).copied().unwrap_or(0);
                 self.classes.push(Class::begin(subject.clone(), spent, settings, now, actions));
@@ -406,6 +410,10 @@ impl Pool {
 
     fn classes_of(&self, model: &ModelId) -> usize {
         self.classes.iter().filter(|class| class.subject().model == *model).count()
+    }
+
+    fn lone_classes_of(&self, device: &DeviceId) -> usize {
+        self.classes.iter().filter(|class| class.is_only_of(device)).count()
     }
 
     fn class_mut(&mut self, class: Hash16) -> Option<&mut Class> {

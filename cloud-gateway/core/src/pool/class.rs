@@ -113,6 +113,11 @@ impl Class {
         &self.subject
     }
 
+    /// Whether nobody else was heard of it.
+    pub(crate) fn is_only_of(&self, device: &DeviceId) -> bool {
+        self.devices.is_only(device)
+    }
+
     pub(crate) fn is_certified(&self) -> bool {
         matches!(self.phase, Phase::Certified { .. })
     }

@@ -57,6 +57,11 @@ impl Devices {
         Ok(())
     }
 
+    /// Whether this device is the only one.
+    pub(crate) fn is_only(&self, device: &DeviceId) -> bool {
+        self.0.len() == 1 && self.0.contains_key(device.as_str())
+    }
+
     /// Forgets devices that were last heard before `since`.
     pub(crate) fn forget(&mut self, since: u64) {
         self.0.retain(|_, device| device.heard_unix_secs >= since);

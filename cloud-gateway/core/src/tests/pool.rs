@@ -179,6 +179,22 @@ fn classes_and_devices_are_bounded() {
 }
 
 #[test]
+fn a_device_that_says_it_runs_ever_other_models_takes_no_room_from_others() {
+    let mut bench = Bench::new();
+    let mut hear = |device: &str, edge| {
+        let subject = RouteSubject { edge: Digest([edge; 32]), ..subject() };
+        let evidence = Evidence { subject, ..bench.next() };
+        ignored(&bench.hear(device, evidence))
+    };
+    for edge in 0..20 {
+        assert_eq!(hear("d1", edge), (edge >= 16).then_some(Ignored::Classes), "{edge}");
+    }
+    assert_eq!(hear("d2", 20), None);
+    assert_eq!(hear("d2", 0), None);
+    assert_eq!(hear("d1", 16), None, "the first class is not its own alone any more");
+}
+
+#[test]
 fn an_alarm_revokes_the_certificate_asks_for_audits_and_begins_the_next_campaign() {
     let mut bench = Bench::new();
     let issued = bench.gather(0);
