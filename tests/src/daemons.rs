@@ -25,6 +25,8 @@ pub struct AgentSetup {
     pub device: String,
     /// `link.url`; none: there is no cloud.
     pub broker: Option<String>,
+    /// `link.class_key`; none: no gateway is heard about the class.
+    pub class_key: Option<String>,
     /// Threshold of the bundled edge model; none: it never leaves the device.
     pub threshold: Option<f32>,
     /// Whether results are cached.
@@ -55,7 +57,7 @@ pub struct Gateway {
     pub program: Program,
     /// Where its metrics are.
     pub address: SocketAddr,
-    _folder: TempDir,
+    folder: TempDir,
 }
 
 impl Default for AgentSetup {
@@ -63,6 +65,7 @@ impl Default for AgentSetup {
         Self {
             device: "device-1".into(),
             broker: None,
+            class_key: None,
             threshold: None,
             cache: true,
             more_models: Vec::new(),
@@ -93,8 +96,12 @@ impl AgentSetup {
             self.device, self.cache
         );
         if let Some(url) = &self.broker {
-            let _ = writeln!(text, "[link]\nurl = {url:?}\nkeepalive_secs = 5\n");
+            let _ = writeln!(text, "[link]\nurl = {url:?}\nkeepalive_secs = 5");
+            if let Some(key) = &self.class_key {
+                let _ = writeln!(text, "class_key = {key:?}");
+            }
         }
+        text.push('\n');
         text.push_str(&self.more);
         let _ = writeln!(text, "\n[[models]]\nname = \"digits\"\npath = {:?}", digits::edge_model());
         match self.threshold {
@@ -177,22 +184,55 @@ impl Gateway {
     /// As [`Gateway::start`].
     #[must_use]
     pub fn start_with(id: &str, broker: &str, engine: &str) -> Self {
+        Self::launch(id, broker, ("", engine, ""))
+    }
+
+    /// As [`Gateway::start`], with a state folder and a `[models.route]` of these lines, by which it pools.
+    ///
+    /// # Panics
+    ///
+    /// As [`Gateway::start`].
+    #[must_use]
+    pub fn start_pooling(id: &str, broker: &str, route: &str) -> Self {
+        Self::launch(id, broker, ("state_dir = \"state\"", "", &format!("[models.route]\n{route}")))
+    }
+
+    /// The value of a metric without labels.
+    #[must_use]
+    pub fn metric(&self, name: &str) -> Option<f64> {
+        metric(self.address, name)
+    }
+
+    /// What a pooling gateway wrote for the agents' `link.class_key`.
+    ///
+    /// # Panics
+    ///
+    /// If it did not.
+    #[must_use]
+    pub fn class_key(&self) -> String {
+        let key = std::fs::read_to_string(self.folder.path().join("state/class-key.pub"));
+        key.expect("a pooling gateway writes its public key").trim_end().to_owned()
+    }
+
+    fn launch(id: &str, broker: &str, (section, engine, model): (&str, &str, &str)) -> Self {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let config = folder.path().join("gateway.toml");
         let text = format!(
-            "[gateway]\ngateway_id = {id:?}\n\n[http]\nlisten = \"127.0.0.1:0\"\n\n[link]\nurl = {broker:?}\n\
+            "[gateway]\ngateway_id = {id:?}\n{section}\n\n[http]\nlisten = \"127.0.0.1:0\"\n\n[link]\nurl = {broker:?}\n\
              keepalive_secs = 5\n\n[engine]\ndevice = \"cpu\"\n{engine}\n\n[log]\nformat = \"json\"\n\n\
-             [[models]]\nname = \"digits\"\npath = {:?}\n",
+             [[models]]\nname = \"digits\"\npath = {:?}\n{model}\n",
             digits::cloud_model()
         );
         std::fs::write(&config, text).expect("a temporary folder can be written");
-        let mut program = launch(&binaries().gateway, id, &config);
+        let mut gateway = command(&binaries().gateway);
+        gateway.current_dir(folder.path()).arg("--config").arg(&config);
+        let mut program = Program::start(id, gateway);
         let address = program.wait_for_field("serving /metrics and /healthz", "address", START_LIMIT);
         let address = address.parse().expect("an address");
         wait_for(&format!("{id} is healthy"), START_LIMIT, || {
             Client::new(address).get("/healthz").ok().filter(|response| response.status == 200)
         });
-        Self { program, address, _folder: folder }
+        Self { program, address, folder }
     }
 }
 

@@ -47,7 +47,7 @@ fn a_mistyped_key_is_refused_with_the_nearest_known_one_and_exit_code_64() {
 #[test]
 fn daemons_that_are_asked_to_end_do_so_in_order_and_without_warnings() {
     let broker = Embedded::start();
-    let mut gateway = Gateway::start("gateway-1", broker.url());
+    let mut gateway = Gateway::start_pooling("gateway-1", broker.url(), "contract = \"system\"\n");
     let setup = AgentSetup { broker: Some(broker.url().to_owned()), threshold: Some(1.0), ..AgentSetup::default() };
     let mut agent = setup.start();
     agent.wait_for_gateways(1);
@@ -66,7 +66,7 @@ fn every_metric_is_documented() {
     let document = hedge_tests::root().join("docs/operations.md");
     let document = std::fs::read_to_string(document).expect("docs/operations.md");
     let broker = Embedded::start();
-    let gateway = Gateway::start("gateway-1", broker.url());
+    let gateway = Gateway::start_pooling("gateway-1", broker.url(), "contract = \"system\"\n");
     let agent = AgentSetup::default().start();
     for address in [agent.address, gateway.address] {
         let metrics = Client::new(address).get("/metrics").expect("metrics").text();

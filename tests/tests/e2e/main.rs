@@ -6,6 +6,7 @@ mod conformance;
 mod daemons;
 mod demo;
 mod devices;
+mod fleet;
 mod gateways;
 mod malformed;
 mod oip_client;
