@@ -84,6 +84,7 @@ impl Route {
         // What led to a certificate must not be forgotten, or its part of delta would be spent twice: it is on disk first.
         if inner.router.phase() == PhaseName::Certified && inner.is_being_saved() {
             let decision = inner.without_promise(ask);
+            inner.router.on(RouteEvent::Undecided, now);
             if matches!(decision, Decision::Offload { .. }) {
                 let actions = inner.router.on(RouteEvent::Sent { bytes }, now);
                 self.carry_out(&mut inner, actions, None, now);

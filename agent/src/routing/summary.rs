@@ -67,12 +67,15 @@ impl Route {
     /// Everything an operator may want to know.
     pub(crate) fn summary(&self) -> Value {
         let now = self.now();
-        let inner = self.inner();
+        let mut inner = self.inner();
+        let saving = inner.is_being_saved();
         let router = &inner.router;
         let p95 = router.round_trip_p95(now).map(|p95| p95.as_secs_f64() * 1e3);
         json!({
             "model": self.name,
             "phase": router.phase().name(),
+            // Until it is over nothing is certified.
+            "saving": saving,
             "contract": router.settings().contract.map(|target| contract(&target)),
             "requests": router.requests(),
             "attempts": router.attempts(),

@@ -55,6 +55,8 @@ pub enum RouteEvent {
         /// Its size.
         bytes: u64,
     },
+    /// A row was routed without a decision, by nothing that a certificate promises: it is counted like the others.
+    Undecided,
     /// Time has passed; about once a second.
     Tick,
 }

@@ -52,6 +52,10 @@ impl Router {
                 self.state.budget.charge(&self.settings.budget, Spent::Offload, bytes);
                 Vec::new()
             }
+            RouteEvent::Undecided => {
+                self.state.requests += 1;
+                Vec::new()
+            }
             RouteEvent::Tick => self.tick(now),
         }
     }

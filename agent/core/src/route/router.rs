@@ -133,7 +133,7 @@ impl Router {
         }
     }
 
-    /// Requests decided about so far.
+    /// Requests so far: decided about, or told of as [`RouteEvent::Undecided`](super::RouteEvent::Undecided).
     #[must_use]
     pub fn requests(&self) -> u64 {
         self.state.requests

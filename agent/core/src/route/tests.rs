@@ -523,6 +523,7 @@ fn any_event(random: &mut Coins, tickets: &mut Vec<(Ticket, PoolRow)>, used: Opt
             certificates: used.map(|certificate| vec![certificate.id()]).unwrap_or_default(),
             reason: "a test".into(),
         },
+        171..180 => RouteEvent::Undecided,
         _ => RouteEvent::Tick,
     }
 }
