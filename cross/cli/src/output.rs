@@ -4,8 +4,14 @@ use std::io::Write;
 use std::path::Path;
 
 use anyhow::{Context, Result};
-use comfy_table::{ContentArrangement, Table, presets};
+use comfy_table::{ContentArrangement, LineStyle, Table, TableStyle};
 use indicatif::{ProgressBar, ProgressStyle};
+
+/// Lines around the header and below the rows, none between rows.
+const STYLE: TableStyle = TableStyle::new()
+    .top_border(LineStyle::none().fill('─').junction('─'))
+    .header_separator(LineStyle::none().fill('═').junction('═'))
+    .bottom_border(LineStyle::none().fill('─').junction('─'));
 
 /// Writes `value` to the file `target`, or to standard output where it is `-`.
 pub(crate) fn write_json(target: &str, value: &serde_json::Value) -> Result<()> {
@@ -30,7 +36,7 @@ pub(crate) fn say(json: Option<&str>, text: impl std::fmt::Display) {
 /// An empty table in the house style.
 pub(crate) fn table(header: &[&str]) -> Table {
     let mut table = Table::new();
-    table.load_style(presets::UTF8_HORIZONTAL_ONLY).set_content_arrangement(ContentArrangement::Disabled);
+    table.load_style(STYLE).set_content_arrangement(ContentArrangement::Disabled);
     table.set_header(header.to_vec());
     table
 }
