@@ -1,5 +1,6 @@
 //! `hedge route`: which answers may stay on the device, and how that is known.
 
+mod both;
 mod certify;
 mod charts;
 mod curve;
@@ -21,6 +22,9 @@ mod study;
 
 use anyhow::Result;
 use clap::Subcommand;
+
+pub(crate) use self::both::Both;
+pub(crate) use self::duo::Asked;
 
 /// `hedge route …`.
 #[derive(Subcommand)]

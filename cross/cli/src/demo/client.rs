@@ -19,6 +19,7 @@ use serde_json::json;
 
 use super::metrics::Metrics;
 use super::script::{IN_FLIGHT, Request};
+use super::story::Route;
 
 const HEADER_LENGTH: &str = "inference-header-content-length";
 /// Longer than any deadline of the demonstration: an answer that takes longer is lost.
@@ -50,7 +51,7 @@ pub(super) struct Answer {
     /// Who computed it.
     pub(super) source: Source,
     /// What it is worth.
-    pub(super) status: String,
+    pub(super) status: Status,
     /// Why it comes from there.
     pub(super) reason: String,
     /// The score.
@@ -70,6 +71,18 @@ pub(super) enum Source {
     /// An earlier result.
     Cache,
     /// A gateway.
+    Cloud,
+}
+
+/// What an answer is worth.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum Status {
+    /// Local, and inside a certificate.
+    Certified,
+    /// Local, and nothing bounds how often such answers differ from the cloud's.
+    Uncertified,
+    /// The cloud model's own.
     Cloud,
 }
 
@@ -94,7 +107,7 @@ struct Parameters {
     #[serde(rename = "hedge.source")]
     source: Source,
     #[serde(rename = "hedge.status")]
-    status: String,
+    status: Status,
     #[serde(rename = "hedge.reason")]
     reason: String,
     #[serde(rename = "hedge.confidence")]
@@ -137,6 +150,17 @@ impl Source {
     }
 }
 
+impl Status {
+    /// The name in answers and reports.
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Status::Certified => "certified",
+            Status::Uncertified => "uncertified",
+            Status::Cloud => "cloud",
+        }
+    }
+}
+
 impl Client {
     /// A client of the server at `address`. A proxy in the environment is not asked: everything is on this machine.
     pub(super) fn new(address: std::net::SocketAddr) -> Result<Self> {
@@ -161,6 +185,13 @@ impl Client {
         let body = self.get(&path).await?.error_for_status()?.bytes().await?;
         let Metadata { properties } = serde_json::from_slice(&body).context("the agent's model metadata")?;
         Ok(Served { digest: properties.digest, device: properties.device })
+    }
+
+    /// What the agent says of the digits model's certificates.
+    pub(super) async fn route(&self) -> Result<Route> {
+        let path = format!("/hedge/v1/models/{}/route", digits::NAME);
+        let body = self.get(&path).await?.error_for_status()?.bytes().await?;
+        serde_json::from_slice(&body).context("what the agent says of the model's route")
     }
 
     /// Asks for an inference.
@@ -273,7 +304,7 @@ mod tests {
         let (body, header) = answer("[1,10]", 10);
         let answer = decode(&body, header).unwrap();
         assert_eq!((answer.id.as_str(), answer.source), ("demo-000001", Source::Cloud));
-        assert_eq!((answer.status.as_str(), answer.reason.as_str()), ("cloud", "below-threshold"));
+        assert_eq!((answer.status, answer.reason.as_str()), (Status::Cloud, "below-threshold"));
         assert_eq!((answer.confidence, answer.model.as_str()), (Some(0.5), "sha256:00"));
         assert_eq!(answer.logits[9], 9.0);
     }

@@ -5,15 +5,19 @@
 //! labels.npy      UINT8 [n]              what the images show
 //! outputs.npy     FP32  [n, 10]          the logits that came back; NaN where none did
 //! requests.jsonl  n lines                where each came from: {"index", "phase", "id", "label", "repeat_of", "source",
-//!                                        "status", "reason", "confidence", "model", "prediction", "ms", "error"}
+//!                                        "status", "reason", "confidence", "model", "prediction",
+//!                                        "cloud_prediction", "ms"}; "cloud_prediction" is the class that the cloud
+//!                                        model gives, whoever answered; without an answer, what would describe it is
+//!                                        null and there is an "error"
 //! edge.onnx, cloud.onnx                  the models; their digests are what "model" names
+//! certificate.json                       the certificate that the agent began with, if there was one
 //! ```
 
 use std::fs;
 use std::path::Path;
 
 use anyhow::{Context, Result};
-use hedge_certify::top_class;
+use hedge_certify::{Certificate, top_class};
 use hedge_tensor::Tensor;
 use hedge_zoo::digits;
 use serde_json::{Value, json};
@@ -31,8 +35,14 @@ pub(super) fn make_folder(to: &Path) -> Result<()> {
     })
 }
 
-/// Writes everything into the folder `to`.
-pub(super) fn write(to: &Path, requests: &[Request], ran: &[Ran]) -> Result<()> {
+/// Writes everything into the folder `to`; `classes` are the cloud model's of all requests.
+pub(super) fn write(
+    to: &Path,
+    requests: &[Request],
+    classes: &[usize],
+    ran: &[Ran],
+    certificate: Option<&Certificate>,
+) -> Result<()> {
     let outcomes: Vec<&Outcome> = ran.iter().flat_map(|ran| &ran.outcomes).collect();
 
     let images: Vec<Tensor> = requests.iter().map(|request| request.image.clone()).collect();
@@ -43,11 +53,14 @@ pub(super) fn write(to: &Path, requests: &[Request], ran: &[Ran]) -> Result<()> 
     npy::write(&to.join("outputs.npy"), &Tensor::from_slice(&[outcomes.len(), digits::CLASSES], &logits)?)?;
 
     let mut lines = String::new();
-    for (request, outcome) in requests.iter().zip(outcomes) {
-        lines.push_str(&line(request, outcome).to_string());
+    for ((request, &class), outcome) in requests.iter().zip(classes).zip(outcomes) {
+        lines.push_str(&line(request, class, outcome).to_string());
         lines.push('\n');
     }
     save(&to.join("requests.jsonl"), lines.as_bytes())?;
+    if let Some(certificate) = certificate {
+        save(&to.join("certificate.json"), &certificate.to_json())?;
+    }
     save(&to.join("edge.onnx"), digits::edge_onnx())?;
     save(&to.join("cloud.onnx"), digits::cloud_onnx())
 }
@@ -59,26 +72,29 @@ fn logits(outcome: &Outcome) -> Vec<f32> {
     }
 }
 
-fn line(request: &Request, outcome: &Outcome) -> Value {
+fn line(request: &Request, cloud_class: usize, outcome: &Outcome) -> Value {
     let mut line = json!({
         "index": request.index,
         "phase": request.phase.name(),
         "id": client::id(request.index),
         "label": request.label,
         "repeat_of": request.repeat_of,
+        "cloud_prediction": cloud_class,
         "ms": outcome.took.as_micros() as f64 / 1000.0,
     });
     match &outcome.reply {
         Reply::Answer(answer) => {
             line["source"] = answer.source.name().into();
-            line["status"] = answer.status.as_str().into();
+            line["status"] = answer.status.name().into();
             line["reason"] = answer.reason.as_str().into();
             line["confidence"] = answer.confidence.into();
             line["model"] = answer.model.as_str().into();
             line["prediction"] = top_class(&answer.logits).into();
         }
         Reply::Failed(error) | Reply::Nothing(error) => {
-            line["source"] = Value::Null;
+            for key in ["source", "status", "reason", "confidence", "model", "prediction"] {
+                line[key] = Value::Null;
+            }
             line["error"] = error.as_str().into();
         }
     }
@@ -93,7 +109,7 @@ fn save(path: &Path, bytes: &[u8]) -> Result<()> {
 mod tests {
     use std::time::Duration;
 
-    use super::super::client::{Answer, Source};
+    use super::super::client::{Answer, Source, Status};
     use super::super::script::{self, Phase};
     use super::*;
 
@@ -107,7 +123,7 @@ mod tests {
         Reply::Answer(Answer {
             id: client::id(index),
             source: Source::Cache,
-            status: "cloud".into(),
+            status: Status::Cloud,
             reason: "below-threshold".into(),
             confidence: Some(0.5),
             model: "sha256:00".into(),
@@ -118,7 +134,7 @@ mod tests {
     #[test]
     fn what_is_kept_is_one_row_and_one_line_a_request() {
         let folder = tempfile::tempdir().unwrap();
-        let requests = script::write(4, 1);
+        let requests: Vec<Request> = script::write(8, 1).into_iter().take(4).collect();
         let outcomes = vec![
             outcome(0, answer(0)),
             outcome(1, Reply::Failed("500: no".into())),
@@ -128,7 +144,7 @@ mod tests {
         let ran = [Ran { phase: Phase::Normal, outcomes, bytes_up: 0, took: Duration::ZERO }];
         let to = folder.path().join("new/kept");
         make_folder(&to).unwrap();
-        write(&to, &requests, &ran).unwrap();
+        write(&to, &requests, &[7, 1, 2, 3], &ran, None).unwrap();
 
         let outputs = npy::read(&to.join("outputs.npy")).unwrap();
         let outputs = (outputs.shape().to_vec(), outputs.to_vec::<f32>().unwrap());
@@ -144,7 +160,10 @@ mod tests {
             (&lines[0]["source"], &lines[0]["prediction"], &lines[0]["ms"]),
             (&json!("cache"), &json!(7), &json!(1.5))
         );
+        assert_eq!((&lines[0]["cloud_prediction"], &lines[3]["cloud_prediction"]), (&json!(7), &json!(3)));
+        assert_eq!((&lines[0]["status"], &lines[0]["reason"]), (&json!("cloud"), &json!("below-threshold")));
         assert_eq!((&lines[1]["source"], &lines[1]["error"]), (&Value::Null, &json!("500: no")));
+        assert!(lines[1].as_object().unwrap().contains_key("status") && lines[1]["status"].is_null());
         assert_eq!((&lines[2]["id"], &lines[2]["phase"]), (&json!("demo-000002"), &json!("cut")));
         assert_eq!(fs::read(to.join("edge.onnx")).unwrap(), digits::edge_onnx());
     }

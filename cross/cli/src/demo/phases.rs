@@ -8,7 +8,13 @@ use tokio::task::JoinSet;
 
 use super::client::{Client, Reply};
 use super::script::{Phase, Request, Window};
-use super::world::World;
+use super::story::Story;
+use super::world::{SETTLE_PATIENCE, World};
+
+/// After so many requests the agent is given the time that real requests, which are further apart, would leave it: to write
+/// its state and to have its audits answered. Otherwise the speed of disk and machine would settle how many requests go by
+/// until an alarm rings or a certificate is in use.
+const TOGETHER: usize = 100;
 
 /// What came of one request.
 #[derive(Debug)]
@@ -30,27 +36,33 @@ pub(super) struct Ran {
     pub(super) outcomes: Vec<Outcome>,
     /// Payload bytes sent to the cloud.
     pub(super) bytes_up: u64,
-    /// How long the phase's requests took together.
+    /// How long the phase's requests took together, without the pauses between some of them.
     pub(super) took: Duration,
 }
 
-/// Brings the world into the phase's state and sends the phase's requests; `seen` is told of each reply as it comes.
+/// Brings the world into the phase's state and sends the phase's requests; `seen` is told of each reply as it comes, and
+/// `story` of what the agent says of its certificates.
 pub(super) async fn run(
     world: &World,
     phase: Phase,
     requests: &[Request],
+    story: &mut Story,
     seen: &mut (dyn FnMut(&Outcome) + Send),
 ) -> Result<Ran> {
     match phase {
-        Phase::Normal => {}
+        Phase::Normal | Phase::Drift => {}
         Phase::Cut => world.cut().await?,
         Phase::Healed => world.heal().await?,
     }
     let before = world.bytes_up().await?;
-    let begun = Instant::now();
+    let (mut outcomes, mut took, mut patience) = (Vec::new(), Duration::ZERO, SETTLE_PATIENCE);
     let range = phase.requests(requests.len());
-    let mut outcomes = send(world.client(), requests, range, seen).await;
-    let took = begun.elapsed();
+    for first in range.clone().step_by(TOGETHER) {
+        let begun = Instant::now();
+        outcomes.extend(send(world.client(), requests, first..range.end.min(first + TOGETHER), seen).await);
+        took += begun.elapsed();
+        story.hear(world.settled(phase, &mut patience).await?);
+    }
     let bytes_up = world.bytes_up().await? - before;
     outcomes.sort_by_key(|outcome| outcome.index);
     Ok(Ran { phase, outcomes, bytes_up, took })

@@ -1,7 +1,8 @@
 //! What the demonstration asks: the phases and their requests, a function of the number of requests and the seed alone.
 //!
-//! Fresh requests are the field stream's test split, one after the other. About [`REPEATED`] of all requests repeat the
-//! input of an earlier one, of this phase or of one before, which is what a cache is for.
+//! Fresh requests are the field stream's test split, one after the other; in phase drift the same stream goes on under
+//! [`Drift::Harmful`]. About [`REPEATED`] of all requests repeat the input of an earlier one, of this phase or of one
+//! before, which is what a cache is for. Only drift repeats nothing of before: a camera that was turned sees nothing again.
 //!
 //! Whether a repeated input is already in the cache must not depend on timing. So a repeat refers only to a request at
 //! least [`REPEAT_DISTANCE`] earlier, and [`Window`] sends a request only when all that were [`IN_FLIGHT`] or more before
@@ -10,7 +11,7 @@
 use std::ops::Range;
 
 use hedge_tensor::Tensor;
-use hedge_zoo::digits::{FieldStream, Split};
+use hedge_zoo::digits::{Drift, FieldStream, Split};
 
 /// Requests under way at once.
 pub(super) const IN_FLIGHT: usize = 8;
@@ -28,6 +29,8 @@ pub(super) enum Phase {
     Cut,
     /// It can again.
     Healed,
+    /// Connected, but the camera was turned and has become worse.
+    Drift,
 }
 
 /// One inference request.
@@ -47,7 +50,7 @@ pub(super) struct Request {
 
 impl Phase {
     /// In the order in which they happen.
-    pub(super) const ALL: [Phase; 3] = [Phase::Normal, Phase::Cut, Phase::Healed];
+    pub(super) const ALL: [Phase; 4] = [Phase::Normal, Phase::Cut, Phase::Healed, Phase::Drift];
 
     /// The name in reports.
     pub(super) fn name(self) -> &'static str {
@@ -55,18 +58,24 @@ impl Phase {
             Phase::Normal => "normal",
             Phase::Cut => "cut",
             Phase::Healed => "healed",
+            Phase::Drift => "drift",
         }
     }
 
-    /// Which of `total` requests it has: half of them are normal, a quarter each is cut and healed.
+    /// Which of `total` requests it has: a quarter is normal, an eighth each is cut and healed, and the other half is drift.
     pub(super) fn requests(self, total: usize) -> Range<usize> {
-        let quarter = total / 4;
-        let (cut, healed) = (total - 2 * quarter, total - quarter);
+        let (cut, healed, drift) = (total / 4, total / 4 + total / 8, total / 4 + 2 * (total / 8));
         match self {
             Phase::Normal => 0..cut,
             Phase::Cut => cut..healed,
-            Phase::Healed => healed..total,
+            Phase::Healed => healed..drift,
+            Phase::Drift => drift..total,
         }
+    }
+
+    /// The first request whose input may be repeated.
+    fn repeats_from(self, total: usize) -> usize {
+        if self == Phase::Drift { self.requests(total).start } else { 0 }
     }
 }
 
@@ -75,14 +84,22 @@ pub(super) fn write(total: usize, seed: u64) -> Vec<Request> {
     let mut field = FieldStream::new(Split::Test, seed);
     let mut dice = Dice(seed);
     let mut requests: Vec<Request> = Vec::with_capacity(total);
+    let mut fresh = 0;
     for phase in Phase::ALL {
+        if phase == Phase::Drift {
+            field = FieldStream::under(Drift::Harmful.conditions(), Split::Test, seed);
+            // Other digits than before, not the same ones turned.
+            field.by_ref().take(fresh).for_each(drop);
+        }
         for index in phase.requests(total) {
-            let request = match dice.earlier(index).and_then(|earlier| requests.get(earlier)) {
+            let earlier = dice.earlier(phase.repeats_from(total), index);
+            let request = match earlier.and_then(|earlier| requests.get(earlier)) {
                 Some(earlier) => {
                     Request { index, phase, repeat_of: earlier.repeat_of.or(Some(earlier.index)), ..earlier.clone() }
                 }
                 None => {
                     let sample = field.next().expect("the field stream is endless");
+                    fresh += 1;
                     Request { index, phase, image: sample.image, label: sample.label, repeat_of: None }
                 }
             };
@@ -135,12 +152,12 @@ impl Window {
 struct Dice(u64);
 
 impl Dice {
-    /// The request whose input request `index` repeats, if it repeats one.
-    fn earlier(&mut self, index: usize) -> Option<usize> {
+    /// The request, of those from `first` on, whose input request `index` repeats, if it repeats one.
+    fn earlier(&mut self, first: usize, index: usize) -> Option<usize> {
         // Both are drawn for every request, so that each request's draw is its own.
         let (repeats, which) = (self.unit() < REPEATED, self.unit());
-        let candidates = (index + 1).checked_sub(REPEAT_DISTANCE)?;
-        (repeats && candidates > 0).then_some((which * candidates as f64) as usize)
+        let candidates = (index + 1).checked_sub(first + REPEAT_DISTANCE)?;
+        (repeats && candidates > 0).then_some(first + (which * candidates as f64) as usize)
     }
 
     /// Uniform in [0, 1).
@@ -160,11 +177,12 @@ mod tests {
 
     #[test]
     fn the_phases_divide_the_requests_without_gap_or_overlap() {
-        for total in [4, 5, 7, 2000, 2003] {
-            let [normal, cut, healed] = Phase::ALL.map(|phase| phase.requests(total));
-            assert_eq!((normal.start, normal.end, cut.end, healed.end), (0, cut.start, healed.start, total));
-            assert!([normal, cut, healed].iter().all(|range| !range.is_empty()), "{total}");
+        for total in [8, 9, 15, 2000, 2003] {
+            let ranges = Phase::ALL.map(|phase| phase.requests(total));
+            assert!(ranges.iter().all(|range| !range.is_empty()), "{total}");
+            assert_eq!(ranges.iter().flat_map(Clone::clone).collect::<Vec<_>>(), (0..total).collect::<Vec<_>>());
         }
+        assert_eq!(Phase::ALL.map(|phase| phase.requests(12_000).len()), [3000, 1500, 1500, 6000]);
     }
 
     #[test]
@@ -187,6 +205,20 @@ mod tests {
         }
         let across = |request: &&&Request| requests[request.repeat_of.unwrap()].phase != request.phase;
         assert!(repeats.iter().filter(across).count() > 0, "some repeat an earlier phase's input");
+        let drifted = repeats.iter().filter(|request| request.phase == Phase::Drift);
+        assert!(drifted.clone().count() > 100);
+        assert!(drifted.filter(across).count() == 0, "nothing of before is seen again after the drift");
+    }
+
+    #[test]
+    fn after_the_drift_images_are_noisier() {
+        let grain = |requests: &[Request]| {
+            let steps = requests.iter().flat_map(|request| request.image.bytes().windows(2));
+            steps.map(|pair| f64::from(pair[0].abs_diff(pair[1]))).sum::<f64>() / requests.len() as f64
+        };
+        let requests = write(800, 5);
+        let (before, after) = requests.split_at(Phase::Drift.requests(800).start);
+        assert!(grain(after) > 1.3 * grain(before), "{} {}", grain(after), grain(before));
     }
 
     #[test]

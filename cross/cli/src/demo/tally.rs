@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use hedge_certify::top_class;
 
-use super::client::{self, Answer, Reply, Source};
+use super::client::{self, Answer, Reply, Source, Status};
 use super::phases::{Outcome, Ran};
 use super::script::{Phase, Request};
 
@@ -16,6 +16,10 @@ pub(super) struct Tally {
     pub(super) requests: usize,
     /// Answers by source, in the order of [`Source::ALL`].
     pub(super) sources: [SourceTally; 3],
+    /// Answers that say that a certificate covers them.
+    pub(super) certified: usize,
+    /// Of these, answers whose class is not the cloud model's.
+    pub(super) certified_differing: usize,
     /// Answers that say that nothing certifies them.
     pub(super) uncertified: usize,
     /// Requests that ended in an error, or in an answer that makes no sense.
@@ -35,6 +39,8 @@ pub(super) struct SourceTally {
     agreeing: usize,
     /// Answers whose class is the true one.
     right: usize,
+    /// Answers that say that a certificate covers them.
+    pub(super) certified: usize,
     /// Answers that say that nothing certifies them.
     pub(super) uncertified: usize,
     /// How long each answer took; sorted.
@@ -53,6 +59,7 @@ impl Tally {
         let mut tally = Self { bytes_up: ran.bytes_up, took: ran.took, ..Self::default() };
         for outcome in &ran.outcomes {
             tally.requests += 1;
+            tally.certified_differing += usize::from(breaks_promise(outcome, classes));
             match &outcome.reply {
                 Reply::Answer(answer) => {
                     let truth = usize::from(requests[outcome.index].label);
@@ -71,6 +78,8 @@ impl Tally {
         let mut total = Self::default();
         for phase in phases {
             total.requests += phase.requests;
+            total.certified += phase.certified;
+            total.certified_differing += phase.certified_differing;
             total.uncertified += phase.uncertified;
             total.failed += phase.failed;
             total.unanswered += phase.unanswered;
@@ -79,6 +88,7 @@ impl Tally {
             for (sum, source) in total.sources.iter_mut().zip(&phase.sources) {
                 sum.agreeing += source.agreeing;
                 sum.right += source.right;
+                sum.certified += source.certified;
                 sum.uncertified += source.uncertified;
                 sum.took.extend_from_slice(&source.took);
             }
@@ -107,19 +117,42 @@ impl Tally {
         share(self.sources.iter().map(|source| source.right).sum(), self.answers())
     }
 
+    /// The share of certified answers whose class is not the cloud model's.
+    pub(super) fn certified_disagreement(&self) -> Option<f64> {
+        share(self.certified_differing, self.certified)
+    }
+
+    /// The share of all requests that got a certified answer whose class is not the cloud model's: what the system contract
+    /// bounds.
+    pub(super) fn system_disagreement(&self) -> Option<f64> {
+        share(self.certified_differing, self.requests)
+    }
+
     fn answered(&mut self, answer: &Answer, took: Duration, cloud: usize, truth: usize) {
         let class = top_class(&answer.logits);
-        let uncertified = usize::from(answer.status == "uncertified");
-        self.uncertified += uncertified;
+        let (certified, uncertified) = (answer.status == Status::Certified, answer.status == Status::Uncertified);
+        self.certified += usize::from(certified);
+        self.uncertified += usize::from(uncertified);
         let source = &mut self.sources[answer.source as usize];
         source.agreeing += usize::from(class == cloud);
         source.right += usize::from(class == truth);
-        source.uncertified += uncertified;
+        source.certified += usize::from(certified);
+        source.uncertified += usize::from(uncertified);
         source.took.push(took);
     }
 
     fn sort(&mut self) {
         self.sources.iter_mut().for_each(|source| source.took.sort_unstable());
+    }
+}
+
+/// Whether a request got a certified answer whose class is not the cloud model's; `classes` are that model's of all requests.
+pub(super) fn breaks_promise(outcome: &Outcome, classes: &[usize]) -> bool {
+    match &outcome.reply {
+        Reply::Answer(answer) => {
+            answer.status == Status::Certified && top_class(&answer.logits) != classes[outcome.index]
+        }
+        Reply::Failed(_) | Reply::Nothing(_) => false,
     }
 }
 
@@ -186,7 +219,8 @@ pub(super) struct PhaseTally {
     pub(super) tally: Tally,
 }
 
-fn share(part: usize, whole: usize) -> Option<f64> {
+/// A share, if there is a whole.
+pub(super) fn share(part: usize, whole: usize) -> Option<f64> {
     (whole > 0).then(|| part as f64 / whole as f64)
 }
 
@@ -198,11 +232,11 @@ mod tests {
     fn answer(index: usize, source: Source, class: usize) -> Reply {
         let mut logits = vec![0.0; 10];
         logits[class] = 1.0;
-        let status = if source == Source::Cloud { "cloud" } else { "uncertified" };
+        let status = if source == Source::Cloud { Status::Cloud } else { Status::Uncertified };
         Reply::Answer(Answer {
             id: client::id(index),
             source,
-            status: status.into(),
+            status,
             reason: String::new(),
             confidence: None,
             model: String::new(),
@@ -241,6 +275,22 @@ mod tests {
         assert_eq!(tally.from(Source::Cloud).agreement(), Some(1.0));
         assert_eq!(tally.from(Source::Cloud).accuracy(), Some(0.0));
         assert_eq!(tally.bytes_up, 7);
+    }
+
+    #[test]
+    fn certified_answers_are_held_against_the_cloud_model() {
+        let certified = |index, class| match answer(index, Source::Edge, class) {
+            Reply::Answer(answer) => Reply::Answer(Answer { status: Status::Certified, ..answer }),
+            other => other,
+        };
+        let replies = vec![certified(0, 3), certified(1, 4), answer(2, Source::Edge, 5), answer(3, Source::Cloud, 3)];
+        let tally = tally(replies, &[3; 4]);
+        assert_eq!((tally.certified, tally.certified_differing, tally.uncertified), (2, 1, 1));
+        assert_eq!((tally.certified_disagreement(), tally.system_disagreement()), (Some(0.5), Some(0.25)));
+        assert_eq!((tally.from(Source::Edge).certified, tally.from(Source::Cloud).certified), (2, 0));
+        let total = Tally::total([&tally, &tally]);
+        assert_eq!((total.certified, total.certified_disagreement()), (4, Some(0.5)));
+        assert_eq!(Tally::default().certified_disagreement(), None);
     }
 
     #[test]

@@ -21,13 +21,13 @@ pub(super) struct Duo {
 
 /// What both said to one request.
 #[derive(Clone, Copy)]
-pub(super) struct Asked {
+pub(crate) struct Asked {
     /// Of the edge model's logits.
-    pub(super) features: Features,
+    pub(crate) features: Features,
     /// Whether the answers differ.
-    pub(super) differs: bool,
+    pub(crate) differs: bool,
     /// The cloud model's top class, if it gives logits of that name, too.
-    pub(super) cloud: Option<u32>,
+    pub(crate) cloud: Option<u32>,
 }
 
 impl Duo {

@@ -32,7 +32,7 @@ pub(super) struct Models {
     pub(super) teacher: Option<PathBuf>,
     /// auto (the fastest that agrees with the CPU), gpu or cpu.
     #[arg(long, default_value_t = DeviceChoice::Auto)]
-    device: DeviceChoice,
+    pub(super) device: DeviceChoice,
 }
 
 /// The loaded models and what they are known by.
