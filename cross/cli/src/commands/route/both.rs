@@ -32,12 +32,6 @@ impl Both {
 
     /// What a certificate by their answers is about, on devices of `device_class`.
     pub(crate) fn subject(&self, device_class: &str) -> Subject {
-        Subject {
-            edge: self.0.edge,
-            cloud: self.0.cloud,
-            device_class: device_class.to_owned(),
-            transforms: self.0.transforms,
-            comparison: self.0.comparison.to_string(),
-        }
+        self.0.subject(device_class.to_owned())
     }
 }

@@ -63,13 +63,8 @@ impl Term {
 
 /// What the certificate is about.
 pub(super) fn subject(loaded: &Loaded, term: &Term) -> Subject {
-    Subject {
-        edge: loaded.edge,
-        cloud: loaded.cloud,
-        device_class: term.device_class.clone().unwrap_or_else(|| default_device_class(loaded.duo.edge_kind())),
-        transforms: loaded.transforms,
-        comparison: loaded.comparison.to_string(),
-    }
+    let class = term.device_class.clone();
+    loaded.subject(class.unwrap_or_else(|| default_device_class(loaded.duo.edge_kind())))
 }
 
 /// Issues the certificate and writes its file.

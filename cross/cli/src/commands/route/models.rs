@@ -6,7 +6,7 @@ use anyhow::{Context, Result};
 use bytes::Bytes;
 use clap::{Args, ValueEnum};
 use hedge_bundle::{Bundle, Comparison, Manifest};
-use hedge_certify::Fingerprint;
+use hedge_certify::{Fingerprint, Subject};
 use hedge_engine::DeviceChoice;
 use hedge_graph::Graph;
 use hedge_zoo::digits;
@@ -68,6 +68,19 @@ impl Models {
             transforms: Fingerprint(edge.manifest.transforms_digest().0),
             comparison,
         })
+    }
+}
+
+impl Loaded {
+    /// What a certificate by their answers is about, on devices of `device_class`.
+    pub(super) fn subject(&self, device_class: String) -> Subject {
+        Subject {
+            edge: self.edge,
+            cloud: self.cloud,
+            device_class,
+            transforms: self.transforms,
+            comparison: self.comparison.to_string(),
+        }
     }
 }
 
