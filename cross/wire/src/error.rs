@@ -125,6 +125,12 @@ pub enum DecodeError {
         /// What zstd says.
         reason: String,
     },
+    /// The data are not those whose checksum was sent.
+    #[error("the data of the {message} do not have its checksum; they were changed on the way")]
+    Checksum {
+        /// Which message.
+        message: &'static str,
+    },
     /// An id with a character or length that ids do not have.
     #[error(transparent)]
     Id(#[from] IdError),

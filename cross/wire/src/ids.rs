@@ -179,11 +179,17 @@ impl FromStr for RequestId {
     }
 }
 
-/// The SHA-256 that names a model; computed by whoever holds its bytes.
+/// A SHA-256: that names a model, computed by whoever holds its bytes, or that a body is checked with.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Digest(pub [u8; 32]);
 
 impl Digest {
+    /// The digest of `bytes`.
+    pub fn of(bytes: &[u8]) -> Self {
+        let digest = ring::digest::digest(&ring::digest::SHA256, bytes);
+        Digest(digest.as_ref().try_into().expect("SHA-256 has 32 bytes"))
+    }
+
     /// The 32 bytes.
     pub fn as_bytes(&self) -> &[u8; 32] {
         &self.0

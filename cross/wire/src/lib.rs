@@ -32,6 +32,7 @@ mod tensors;
 #[cfg(test)]
 mod testing;
 mod topic;
+mod upload;
 
 pub use class_state::ClassState;
 pub use error::{DecodeError, EncodeError};
@@ -46,6 +47,7 @@ pub use topic::{
     Topic, TopicError, class_states_filter, device_statuses_filter, gateway_cancels_filter, gateway_evidence_filter,
     gateway_parts_filter, gateway_presence_filter, gateway_queries_filter,
 };
+pub use upload::{Ask, BodyPlan, Grant, Offer, Part, PartSet};
 
 /// The major version of the protocol: the second level of every topic and the `v` of [`CONTENT_TYPE`].
 pub const PROTOCOL_VERSION: u8 = 1;

@@ -33,6 +33,18 @@ pub const MAX_SUBJECT_TEXT_BYTES: usize = 256;
 /// The largest certificate, decompressed.
 pub const MAX_CERTIFICATE_BYTES: usize = 64 * 1024;
 
+/// The smallest parts that a large body is cut into, but for its last.
+pub const MIN_PART_BYTES: usize = 4 * 1024;
+
+/// The largest parts of a large body.
+pub const MAX_PART_BYTES: usize = 64 * 1024;
+
+/// The largest body that comes in parts: its tensors, and room for what is around them.
+pub const MAX_UPLOAD_BYTES: usize = MAX_UPLOAD_TENSOR_BYTES + 4 * 1024;
+
+/// The most bytes that the tensors of such a body may have together once decompressed.
+pub const MAX_UPLOAD_TENSOR_BYTES: usize = 8 * 1024 * 1024;
+
 /// The most tensors in one message.
 pub const MAX_TENSORS: usize = 16;
 

@@ -13,8 +13,9 @@ use hedge_tensor::NamedTensor;
 use crate::cbor::{self, Key, Reader, required};
 use crate::error::{DecodeError, EncodeError};
 use crate::ids::{BootId, Digest, ModelId, RequestId};
-use crate::limits::{MAX_QUERY_BYTES, MAX_TEXT_BYTES};
+use crate::limits::{MAX_QUERY_BYTES, MAX_TENSOR_BYTES, MAX_TEXT_BYTES, MAX_UPLOAD_BYTES, MAX_UPLOAD_TENSOR_BYTES};
 use crate::tensors;
+use crate::upload::{Ask, BodyPlan, OFFER, Offer};
 
 const QUERY: &str = "query";
 
@@ -52,7 +53,7 @@ pub enum Purpose {
 }
 
 impl Purpose {
-    fn code(self) -> u64 {
+    pub(crate) fn code(self) -> u64 {
         match self {
             Purpose::Answer => 0,
             Purpose::Audit => 1,
@@ -89,13 +90,22 @@ impl Query {
         })
     }
 
-    /// The body, where any receiver would take it.
+    /// The body, where any receiver would take it in one message.
     pub fn encode_checked(&self) -> Result<Vec<u8>, EncodeError> {
-        tensors::check(&self.inputs)?;
+        self.encode_within(ONE_MESSAGE)
+    }
+
+    /// The body, where any receiver would take it in parts.
+    pub fn encode_upload(&self) -> Result<Vec<u8>, EncodeError> {
+        self.encode_within(IN_PARTS)
+    }
+
+    fn encode_within(&self, caps: Caps) -> Result<Vec<u8>, EncodeError> {
+        tensors::check(&self.inputs, caps.tensors)?;
         let body = self.encode();
-        match body.len() <= MAX_QUERY_BYTES {
+        match body.len() <= caps.body {
             true => Ok(body),
-            false => Err(EncodeError::TooLarge { message: QUERY, limit: MAX_QUERY_BYTES, size: body.len() }),
+            false => Err(EncodeError::TooLarge { message: QUERY, limit: caps.body, size: body.len() }),
         }
     }
 
@@ -106,33 +116,94 @@ impl Query {
 
     /// Reads a body whose memory the inputs then share.
     pub fn decode_shared(body: &Bytes) -> Result<Self, DecodeError> {
-        let mut reader = Reader::new(QUERY, body, MAX_QUERY_BYTES)?;
-        let (mut id, mut model, mut edge, mut attempt, mut deadline_ms, mut boot, mut inputs, mut purpose) =
-            (None, None, None, None, None, None, None, None);
+        Fields::read(body, ONE_MESSAGE)?.query()
+    }
+
+    /// Reads a body that came in parts; the inputs share its memory.
+    pub fn decode_upload(body: &Bytes) -> Result<Self, DecodeError> {
+        Fields::read(body, IN_PARTS)?.query()
+    }
+}
+
+/// How large a query may be.
+#[derive(Clone, Copy)]
+pub(crate) struct Caps {
+    body: usize,
+    /// Of all tensors, once decompressed.
+    tensors: usize,
+}
+
+pub(crate) const ONE_MESSAGE: Caps = Caps { body: MAX_QUERY_BYTES, tensors: MAX_TENSOR_BYTES };
+const IN_PARTS: Caps = Caps { body: MAX_UPLOAD_BYTES, tensors: MAX_UPLOAD_TENSOR_BYTES };
+
+/// The fields of a query or of an offer of one, as far as they were there.
+#[derive(Default)]
+pub(crate) struct Fields {
+    id: Option<RequestId>,
+    model: Option<ModelId>,
+    edge: Option<Digest>,
+    attempt: Option<u8>,
+    deadline_ms: Option<u32>,
+    boot: Option<BootId>,
+    inputs: Option<Vec<NamedTensor>>,
+    purpose: Option<Purpose>,
+    offered: Option<BodyPlan>,
+}
+
+impl Fields {
+    pub(crate) fn read(body: &Bytes, caps: Caps) -> Result<Self, DecodeError> {
+        let mut reader = Reader::new(QUERY, body, caps.body)?;
+        let mut fields = Self::default();
         reader.map(QUERY, |reader, key| {
             match key {
-                0 => id = Some(RequestId::from_bytes(reader.fixed("request id")?)),
-                1 => model = Some(ModelId::parse(reader.text("model", MAX_TEXT_BYTES)?)?),
-                2 => edge = Some(Digest(reader.fixed("edge digest")?)),
-                3 => attempt = Some(reader.u8("attempt")?),
-                4 => deadline_ms = Some(reader.u32("deadline_ms")?),
-                5 => boot = Some(BootId(reader.u64("boot")?)),
-                6 => inputs = Some(tensors::read(reader)?),
-                7 => purpose = Some(Purpose::from_code(reader.u64("purpose")?)?),
+                0 => fields.id = Some(RequestId::from_bytes(reader.fixed("request id")?)),
+                1 => fields.model = Some(ModelId::parse(reader.text("model", MAX_TEXT_BYTES)?)?),
+                2 => fields.edge = Some(Digest(reader.fixed("edge digest")?)),
+                3 => fields.attempt = Some(reader.u8("attempt")?),
+                4 => fields.deadline_ms = Some(reader.u32("deadline_ms")?),
+                5 => fields.boot = Some(BootId(reader.u64("boot")?)),
+                6 => fields.inputs = Some(tensors::read(reader, caps.tensors)?),
+                7 => fields.purpose = Some(Purpose::from_code(reader.u64("purpose")?)?),
+                8 => fields.offered = Some(BodyPlan::read(reader)?),
                 _ => return Ok(Key::Unknown),
             }
             Ok(Key::Known)
         })?;
         reader.finish(QUERY)?;
+        Ok(fields)
+    }
+
+    /// Inputs make it a query, whatever else there is: so reads a gateway that knows no offers.
+    pub(crate) fn ask(self) -> Result<Ask, DecodeError> {
+        match (&self.inputs, self.offered) {
+            (None, Some(body)) => self.offer(body).map(Ask::Offer),
+            _ => self.query().map(Ask::Query),
+        }
+    }
+
+    fn query(self) -> Result<Query, DecodeError> {
         Ok(Query {
-            id: required(id, QUERY, 0, "id")?,
-            model: required(model, QUERY, 1, "model")?,
-            edge: required(edge, QUERY, 2, "edge")?,
-            attempt: required(attempt, QUERY, 3, "attempt")?,
-            deadline_ms: required(deadline_ms, QUERY, 4, "deadline_ms")?,
-            boot: required(boot, QUERY, 5, "boot")?,
-            inputs: required(inputs, QUERY, 6, "inputs")?,
-            purpose: purpose.unwrap_or_default(),
+            id: required(self.id, QUERY, 0, "id")?,
+            model: required(self.model, QUERY, 1, "model")?,
+            edge: required(self.edge, QUERY, 2, "edge")?,
+            attempt: required(self.attempt, QUERY, 3, "attempt")?,
+            deadline_ms: required(self.deadline_ms, QUERY, 4, "deadline_ms")?,
+            boot: required(self.boot, QUERY, 5, "boot")?,
+            inputs: required(self.inputs, QUERY, 6, "inputs")?,
+            purpose: self.purpose.unwrap_or_default(),
+        })
+    }
+
+    fn offer(self, body: BodyPlan) -> Result<Offer, DecodeError> {
+        Ok(Offer {
+            id: required(self.id, OFFER, 0, "id")?,
+            model: required(self.model, OFFER, 1, "model")?,
+            edge: required(self.edge, OFFER, 2, "edge")?,
+            attempt: required(self.attempt, OFFER, 3, "attempt")?,
+            deadline_ms: required(self.deadline_ms, OFFER, 4, "deadline_ms")?,
+            boot: required(self.boot, OFFER, 5, "boot")?,
+            purpose: self.purpose.unwrap_or_default(),
+            body,
         })
     }
 }

@@ -7,7 +7,7 @@
 //! refused {0: 3, 1: id, 2: kind (uint), 3: message (text)}
 //! ```
 //!
-//! Key 0 says which; keys ascend, so it is always read first. Kind 4 is kept for a grant of an upload in parts.
+//! Key 0 says which; keys ascend, so it is always read first. Kind 4 is a [`crate::Grant`], which ends nothing.
 
 use bytes::Bytes;
 use hedge_tensor::NamedTensor;
@@ -15,7 +15,7 @@ use hedge_tensor::NamedTensor;
 use crate::cbor::{self, Key, Reader, required};
 use crate::error::{DecodeError, EncodeError};
 use crate::ids::{Digest, GatewayId, RequestId};
-use crate::limits::{MAX_REPLY_BYTES, MAX_TEXT_BYTES};
+use crate::limits::{MAX_REPLY_BYTES, MAX_TENSOR_BYTES, MAX_TEXT_BYTES};
 use crate::tensors;
 
 const REPLY: &str = "reply";
@@ -106,7 +106,7 @@ impl Reply {
     /// The body, where any receiver would take it.
     pub fn encode_checked(&self) -> Result<Vec<u8>, EncodeError> {
         if let Reply::Verdict(verdict) = self {
-            tensors::check(&verdict.outputs)?;
+            tensors::check(&verdict.outputs, MAX_TENSOR_BYTES)?;
         }
         let body = self.encode();
         match body.len() <= MAX_REPLY_BYTES {
@@ -187,7 +187,7 @@ impl Fields {
             (Some(_), 1) => self.id = Some(RequestId::from_bytes(reader.fixed("request id")?)),
             (Some(VERDICT), 2) => self.cloud = Some(Digest(reader.fixed("cloud digest")?)),
             (Some(VERDICT), 3) => self.gateway = Some(GatewayId::parse(reader.text("gateway", MAX_TEXT_BYTES)?)?),
-            (Some(VERDICT), 4) => self.outputs = Some(tensors::read(reader)?),
+            (Some(VERDICT), 4) => self.outputs = Some(tensors::read(reader, MAX_TENSOR_BYTES)?),
             (Some(VERDICT), 5) => self.queue_us = Some(reader.u32("queue_us")?),
             (Some(VERDICT), 6) => self.model_us = Some(reader.u32("model_us")?),
             (Some(BUSY), 2) => self.retry_ms = Some(reader.u32("retry_ms")?),

@@ -18,7 +18,7 @@ use zstd::bulk::{Compressor, Decompressor};
 
 use crate::cbor::{Key, Reader, Writer, required};
 use crate::error::{DecodeError, EncodeError};
-use crate::limits::{MAX_NAME_BYTES, MAX_RANK, MAX_TENSOR_BYTES, MAX_TENSORS, MIN_COMPRESSED_BYTES};
+use crate::limits::{MAX_NAME_BYTES, MAX_RANK, MAX_TENSORS, MIN_COMPRESSED_BYTES};
 
 type WriteResult = Result<(), minicbor::encode::Error<std::convert::Infallible>>;
 
@@ -48,14 +48,20 @@ pub(crate) fn write(writer: &mut Writer, tensors: &[NamedTensor]) -> WriteResult
     tensors.iter().try_for_each(|named| write_one(writer, named))
 }
 
-/// Reads an array of tensors.
-pub(crate) fn read(reader: &mut Reader<'_>) -> Result<Vec<NamedTensor>, DecodeError> {
-    let mut budget = MAX_TENSOR_BYTES;
+/// Bytes that the tensors of a message may still have.
+struct Budget {
+    limit: usize,
+    left: usize,
+}
+
+/// Reads an array of tensors, which may have `limit` bytes together once decompressed.
+pub(crate) fn read(reader: &mut Reader<'_>, limit: usize) -> Result<Vec<NamedTensor>, DecodeError> {
+    let mut budget = Budget { limit, left: limit };
     reader.array("tensors", MAX_TENSORS, |reader| read_one(reader, &mut budget))
 }
 
-/// Whether any receiver would take `tensors`.
-pub(crate) fn check(tensors: &[NamedTensor]) -> Result<(), EncodeError> {
+/// Whether any receiver would take `tensors` in a message whose tensors may have `limit` bytes.
+pub(crate) fn check(tensors: &[NamedTensor], limit: usize) -> Result<(), EncodeError> {
     let within = |what, limit, actual| match actual <= limit {
         true => Ok(()),
         false => Err(EncodeError::OverLimit { what, limit, actual }),
@@ -66,7 +72,7 @@ pub(crate) fn check(tensors: &[NamedTensor]) -> Result<(), EncodeError> {
         within("rank of a tensor", MAX_RANK, tensor.shape().len())?;
     }
     let bytes = tensors.iter().map(|named| named.tensor.bytes().len()).sum();
-    within("bytes of all tensors", MAX_TENSOR_BYTES, bytes)
+    within("bytes of all tensors", limit, bytes)
 }
 
 fn write_one(writer: &mut Writer, NamedTensor { name, tensor }: &NamedTensor) -> WriteResult {
@@ -97,13 +103,13 @@ fn compress(data: &[u8]) -> Option<Vec<u8>> {
     })
 }
 
-fn read_one(reader: &mut Reader<'_>, budget: &mut usize) -> Result<NamedTensor, DecodeError> {
+fn read_one(reader: &mut Reader<'_>, budget: &mut Budget) -> Result<NamedTensor, DecodeError> {
     let (mut name, mut dtype, mut shape, mut data, mut encoding) = (None, None, None, None, None);
     reader.map("tensor", |reader, key| {
         match key {
             0 => name = Some(reader.text("tensor name", MAX_NAME_BYTES)?),
             1 => dtype = Some(read_dtype(reader)?),
-            2 => shape = Some(read_shape(reader)?),
+            2 => shape = Some(read_shape(reader, budget)?),
             3 => data = Some(reader.bytes("tensor data")?),
             4 => encoding = Some(reader.u64("tensor encoding")?),
             _ => return Ok(Key::Unknown),
@@ -115,8 +121,7 @@ fn read_one(reader: &mut Reader<'_>, budget: &mut usize) -> Result<NamedTensor, 
     let shape = required(shape, "tensor", 2, "shape")?;
     let data = required(data, "tensor", 3, "data")?;
 
-    let expected = declared_bytes(dtype, &shape, *budget)?;
-    *budget -= expected;
+    let expected = budget.spend(dtype, &shape)?;
     let data = match encoding {
         None => data,
         Some(ZSTD) => decompress(name, &data, expected)?,
@@ -135,25 +140,30 @@ fn read_dtype(reader: &mut Reader<'_>) -> Result<DType, DecodeError> {
     DType::from_wire_code(code).ok_or(DecodeError::Unknown { what: "dtype", code: u64::from(code) })
 }
 
-fn read_shape(reader: &mut Reader<'_>) -> Result<Vec<usize>, DecodeError> {
+fn read_shape(reader: &mut Reader<'_>, budget: &Budget) -> Result<Vec<usize>, DecodeError> {
     reader.array("rank of a tensor", MAX_RANK, |reader| {
         let dimension = reader.u64("tensor shape")?;
-        usize::try_from(dimension).map_err(|_| over_budget(dimension))
+        usize::try_from(dimension).map_err(|_| budget.exceeded(dimension))
     })
 }
 
-/// The bytes that dtype and shape ask for, which must be within `budget`.
-fn declared_bytes(dtype: DType, shape: &[usize], budget: usize) -> Result<usize, DecodeError> {
-    let bytes = element_count(shape).and_then(|count| count.checked_mul(dtype.size_bytes()));
-    match bytes {
-        Some(bytes) if bytes <= budget => Ok(bytes),
-        Some(bytes) => Err(over_budget((MAX_TENSOR_BYTES - budget).saturating_add(bytes) as u64)),
-        None => Err(over_budget(u64::MAX)),
+impl Budget {
+    /// The bytes that dtype and shape ask for, which must be left.
+    fn spend(&mut self, dtype: DType, shape: &[usize]) -> Result<usize, DecodeError> {
+        let bytes = element_count(shape).and_then(|count| count.checked_mul(dtype.size_bytes()));
+        match bytes {
+            Some(bytes) if bytes <= self.left => {
+                self.left -= bytes;
+                Ok(bytes)
+            }
+            Some(bytes) => Err(self.exceeded((self.limit - self.left).saturating_add(bytes) as u64)),
+            None => Err(self.exceeded(u64::MAX)),
+        }
     }
-}
 
-fn over_budget(actual: u64) -> DecodeError {
-    DecodeError::OverLimit { what: "bytes of all tensors", limit: MAX_TENSOR_BYTES as u64, actual }
+    fn exceeded(&self, actual: u64) -> DecodeError {
+        DecodeError::OverLimit { what: "bytes of all tensors", limit: self.limit as u64, actual }
+    }
 }
 
 fn decompress(name: &str, frame: &[u8], expected: usize) -> Result<Bytes, DecodeError> {
@@ -169,6 +179,7 @@ fn decompress(name: &str, frame: &[u8], expected: usize) -> Result<Bytes, Decode
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::limits::MAX_TENSOR_BYTES;
     use crate::testing::from_hex;
 
     fn encoded(tensors: &[NamedTensor]) -> Bytes {
@@ -177,7 +188,7 @@ mod tests {
 
     fn decoded(bytes: &Bytes) -> Result<Vec<NamedTensor>, DecodeError> {
         let mut reader = Reader::new("test", bytes, 1 << 20)?;
-        let tensors = read(&mut reader)?;
+        let tensors = read(&mut reader, MAX_TENSOR_BYTES)?;
         reader.finish("test")?;
         Ok(tensors)
     }
@@ -303,13 +314,19 @@ mod tests {
     fn what_a_receiver_would_refuse_is_refused_before_sending() {
         let tensor = Tensor::scalar(0u8);
         let many = vec![NamedTensor::new("x", tensor.clone()); MAX_TENSORS + 1];
-        assert!(matches!(check(&many), Err(EncodeError::OverLimit { what: "number of tensors", .. })));
-        let named = [NamedTensor::new("x".repeat(MAX_NAME_BYTES + 1), tensor)];
-        assert!(matches!(check(&named), Err(EncodeError::OverLimit { what: "length of a tensor's name", .. })));
-        let deep = [NamedTensor::new("x", Tensor::zeros(DType::U8, vec![1; MAX_RANK + 1]).unwrap())];
-        assert!(matches!(check(&deep), Err(EncodeError::OverLimit { what: "rank of a tensor", .. })));
         assert!(matches!(
-            check(&[bytes_tensor(vec![0; MAX_TENSOR_BYTES + 1])]),
+            check(&many, MAX_TENSOR_BYTES),
+            Err(EncodeError::OverLimit { what: "number of tensors", .. })
+        ));
+        let named = [NamedTensor::new("x".repeat(MAX_NAME_BYTES + 1), tensor)];
+        assert!(matches!(
+            check(&named, MAX_TENSOR_BYTES),
+            Err(EncodeError::OverLimit { what: "length of a tensor's name", .. })
+        ));
+        let deep = [NamedTensor::new("x", Tensor::zeros(DType::U8, vec![1; MAX_RANK + 1]).unwrap())];
+        assert!(matches!(check(&deep, MAX_TENSOR_BYTES), Err(EncodeError::OverLimit { what: "rank of a tensor", .. })));
+        assert!(matches!(
+            check(&[bytes_tensor(vec![0; MAX_TENSOR_BYTES + 1])], MAX_TENSOR_BYTES),
             Err(EncodeError::OverLimit { what: "bytes of all tensors", .. })
         ));
     }
