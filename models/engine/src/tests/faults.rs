@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use hedge_graph::Graph;
 use hedge_tensor::Tensor;
 
-use super::{affine, floats, named};
+use super::{affine, floats, named, real_device};
 use crate::worker::{BatchPolicy, Worker};
 use crate::{
     Device, DeviceChoice, DeviceKind, DeviceStanding, DeviceState, Engine, Executor, FaultKind, FaultPolicy,
@@ -284,7 +284,7 @@ fn what_the_cpu_fails_at_as_well_is_not_held_against_the_device() {
 /// Needs a Vulkan driver; a software one will do.
 #[test]
 fn a_real_device_that_is_taken_away_is_replaced_by_the_cpu_and_opened_anew() {
-    let Some(device) = Device::candidates(DeviceChoice::Gpu).into_iter().next() else { return };
+    let Some((device, _turn)) = real_device() else { return };
     let engine = Engine::default().with_policy(FaultPolicy { prepare_limit: Duration::from_secs(120), ..patient() });
     let mut model = engine.load(&affine(), DeviceChoice::Gpu, &[]).expect("the model loads");
     let mut ask = || {

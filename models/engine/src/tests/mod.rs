@@ -13,10 +13,12 @@ mod training;
 mod transform;
 mod vision;
 
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
 use hedge_graph::{Attribute, Dim, Graph, GraphBuilder};
 use hedge_tensor::{DType, NamedTensor, Tensor};
 
-use crate::{DeviceChoice, Model, RunError};
+use crate::{Device, DeviceChoice, Model, RunError};
 
 /// A graph with the float inputs `x0`, `x1`, … of any shape, one operator, and its output `y`.
 fn one_operator(op: &str, inputs: usize, constants: &[Tensor], attributes: &[(&str, Attribute)]) -> Graph {
@@ -38,9 +40,16 @@ fn floats(shape: &[usize], values: &[f32]) -> Tensor {
     Tensor::from_slice(shape, values).unwrap()
 }
 
+/// This machine's graphics adapter, a software one if there is no other, for one test at a time: one of them takes it away.
+fn real_device() -> Option<(Device, MutexGuard<'static, ()>)> {
+    static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+    let turn = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
+    Some((Device::candidates(DeviceChoice::Gpu).into_iter().next()?, turn))
+}
+
 /// Runs `graph` on the CPU, without the check of shapes against the signature: the operators must hold by themselves.
 fn run(graph: &Graph, inputs: &[Tensor]) -> Result<Tensor, RunError> {
-    use crate::{Device, Executor, burn::BurnExecutor};
+    use crate::{Executor, burn::BurnExecutor};
     let mut runnable = BurnExecutor.prepare(graph, &Device::cpu()).expect("the graph can be prepared");
     runnable.run(inputs).map(|mut outputs| outputs.remove(0))
 }

@@ -1,9 +1,10 @@
 //! Operators of vision models where ONNX's own cases are silent: older opsets, other types, nothing at all, mistakes.
 
-use hedge_graph::{Attribute, Graph};
+use hedge_graph::{Attribute, Dim, Graph};
 use hedge_tensor::{DType, Tensor};
 
-use super::{floats, one_operator, run};
+use super::{floats, one_operator, real_device, run};
+use crate::{DeviceChoice, Model, RanOn};
 
 fn ints(values: &[i64]) -> Tensor {
     Tensor::from_slice(&[values.len()], values).unwrap()
@@ -107,4 +108,27 @@ fn sizes_of_a_model_that_no_memory_holds_are_refused() {
     assert!(run(&graph, &[line(&[1.])]).is_err());
     let block = [ints(&[i64::MAX, i64::MAX]), ints(&[1, 1])];
     assert!(run(&one_operator("Col2Im", 1, &block, &[]), &[line(&[1.])]).is_err());
+}
+
+/// Needs a Vulkan driver; a software one will do.
+#[test]
+fn a_gpu_spreads_a_volume_as_the_cpu_does_where_windows_are_shorter_than_their_stride() {
+    let Some((_, _turn)) = real_device() else { return };
+    let weights: Vec<f32> = (0..2 * 3 * 6).map(|index| index as f32 - 7.0).collect();
+    let constants = [floats(&[2, 3, 1, 2, 3], &weights), floats(&[3], &[1., 2., 3.])];
+    let attributes = [
+        ("strides", Attribute::Ints(vec![3, 2, 4])),
+        ("dilations", Attribute::Ints(vec![1, 2, 1])),
+        ("pads", Attribute::Ints(vec![0, 1, 0, 0, 1, 2])),
+        ("output_padding", Attribute::Ints(vec![2, 0, 1])),
+    ];
+    let mut graph = one_operator("ConvTranspose", 1, &constants, &attributes);
+    graph.inputs[0].shape = Some([1, 2, 2, 3, 2].map(Dim::Known).to_vec());
+    let x = floats(&[1, 2, 2, 3, 2], &(0..24).map(|index| index as f32).collect::<Vec<_>>());
+    // A device whose outputs differ is refused here.
+    let mut model = Model::load(&graph, DeviceChoice::Gpu, None).expect("the device agrees with the CPU");
+    let (spread, ran_on) = model.run_supervised(std::slice::from_ref(&x)).unwrap();
+    assert_eq!(ran_on, RanOn::Device);
+    // Whole numbers: sums are exact in any order.
+    assert_eq!(spread[0].tensor, run(&graph, &[x]).unwrap());
 }

@@ -77,7 +77,7 @@ fn convolve(x: Value, weight: Value, bias: Option<Value>, spec: &Spec, context: 
     }
     let channels = kernel[1].checked_mul(spec.groups).ok_or_else(|| OpError::new("it has too many channels"))?;
     check_bias(bias.as_ref(), channels)?;
-    let axes = spec.resolve(spatial, &kernel[2..])?;
+    let mut axes = spec.resolve(spatial, &kernel[2..])?;
     let dtype = x.dtype();
     let shape: Vec<usize> = [input[0], channels].into_iter().chain(axes.iter().map(|axis| axis.size)).collect();
     if hedge_tensor::element_count(&shape).is_none() {
@@ -89,7 +89,10 @@ fn convolve(x: Value, weight: Value, bias: Option<Value>, spec: &Spec, context: 
     if input.contains(&0) {
         return only_bias(bias, dtype, &shape, context);
     }
-    let (x, weight, bias) = arranged(x, weight, bias, context)?;
+    let (x, mut weight, bias) = arranged(x, weight, bias, context)?;
+    if context.is_gpu() && spatial.len() == 3 {
+        weight = reaching(weight, &mut axes);
+    }
     let y = match spatial.len() {
         1 => B::conv_transpose1d(x, weight, bias.clone(), options(&axes, spatial, spec.groups)),
         2 => B::conv_transpose2d(x, weight, bias.clone(), options(&axes, spatial, spec.groups)),
@@ -156,6 +159,19 @@ impl Spec {
     fn before(&self, total: usize) -> usize {
         if self.padding == Padding::SameUpper { total / 2 } else { total - total / 2 }
     }
+}
+
+/// The weights with zeros behind them, so that each window reaches as far as its stride. On GPUs burn 0.22.1's kernel for three
+/// dimensions leaves out inputs where it does not (`kernel * dilation < stride`). What the zeros add to the spread is cut.
+fn reaching(weight: Primitive, axes: &mut [Axis]) -> Primitive {
+    let lacking = |axis: &Axis| axis.stride.div_ceil(axis.dilation).saturating_sub(axis.kernel);
+    let behind: Vec<usize> = axes.iter().map(lacking).collect();
+    if behind.iter().all(|&zeros| zeros == 0) {
+        return weight;
+    }
+    axes.iter_mut().zip(&behind).for_each(|(axis, zeros)| axis.kernel += zeros);
+    let pads: Vec<(usize, usize)> = [0, 0].into_iter().chain(behind).map(|zeros| (0, zeros)).collect();
+    B::float_pad(weight, &pads, PadMode::Constant(0.0))
 }
 
 /// Burn pads both ends alike: the padding that both have is its, the rest is cut or added afterwards.
