@@ -174,6 +174,22 @@ fn a_shorter_sequence_of_a_batch_ends_early_and_its_outputs_are_zeros() {
 }
 
 #[test]
+fn a_sequence_without_steps_leaves_no_state_as_in_onnxruntime() {
+    let constants = [
+        floats(&[1, 1, 1], &[1.]),
+        floats(&[1, 1, 1], &[1.]),
+        floats(&[1, 2], &[0., 0.]),
+        Tensor::from_slice(&[2], &[0i32, 1]).unwrap(),
+        floats(&[1, 2, 1], &[5., 6.]),
+    ];
+    let affine = Attribute::Strings(vec![b"Affine".to_vec()]);
+    let mut graph = one_operator("RNN", 1, &constants, &[("hidden_size", Attribute::Int(1)), ("activations", affine)]);
+    graph.nodes[0].outputs = vec![String::new(), "y".to_owned()];
+    let last = run(&graph, &[floats(&[2, 2, 1], &[1., 10., 2., 20.])]).unwrap();
+    assert_eq!(last.to_vec::<f32>().unwrap(), [0., 16.]);
+}
+
+#[test]
 fn frames_of_a_real_signal_are_transformed_alike_by_product_and_by_fft() {
     let samples: Vec<f32> = (0..64).map(|index| (index as f32 * 0.7).sin()).collect();
     let step = Tensor::scalar(8i64);

@@ -266,6 +266,12 @@ impl Pass<'_> {
             };
             outputs[at] = self.layer.all_steps.then_some(output);
         }
+        // A sequence without any step leaves no state behind, not even its first one: ONNX does not say, onnxruntime does.
+        let left = |state: Primitive| match self.masks.first() {
+            None => state,
+            Some(mask) => B::float_mask_fill(state, B::bool_not(mask.clone()), Scalar::Float(0.0)),
+        };
+        let (h, c) = (left(h), left(c));
         let shape = Shape::from(vec![1, batch, hidden]);
         let outputs = outputs.into_iter().flatten().map(|output| B::float_reshape(output, shape.clone())).collect();
         (outputs, h, c)
