@@ -28,8 +28,9 @@ pub(super) fn prepare(graph: &Graph, context: &Context) -> Result<Program, Prepa
     if !check(graph).missing().is_empty() {
         return Program::prepare(graph, context);
     }
-    Program::prepare(&optimized_for(graph, context.is_plain_cpu()).0, context)
-        .or_else(|_| Program::prepare(graph, context))
+    let (mut copy, _) = optimized_for(graph, context.is_plain_cpu());
+    let weights = std::mem::take(&mut copy.initializers);
+    Program::with_weights(&copy, weights, context).or_else(|_| Program::prepare(graph, context))
 }
 
 /// Computes one node on the CPU from constants; what fails is left for the run, which says why.

@@ -4,10 +4,10 @@
 //! there, it is one here, so that folding works inside; else the body captures it, and the node around the body takes it as
 //! a further input. A node whose condition is a constant is replaced by the branch that it takes.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 use hedge_graph::{Attribute, Graph, Node};
-use hedge_tensor::DType;
+use hedge_tensor::{DType, Tensor};
 
 use super::ops::control::{self, Body};
 use super::ops::{self, BoxOp, Inputs};
@@ -30,11 +30,19 @@ pub(super) struct Preparation<'a> {
     constants: Vec<Option<Value>>,
     /// Names that only the graphs around know, and the slots that they get here.
     captures: Vec<(String, usize)>,
+    /// How many nodes take each value; empty where bodies may take some, too.
+    takers: HashMap<String, usize>,
 }
 
 impl<'a> Preparation<'a> {
-    pub(super) fn of_model(graph: &Graph, context: &Context) -> Result<Program, PrepareError> {
-        Ok(Preparation::new(graph.opset, context, None).program(graph)?.program)
+    /// `weights` are in place of the graph's initializers. Each is freed when it is packed, if nobody else holds it: the next
+    /// one that is packed then finds memory that has been touched before.
+    pub(super) fn of_model(
+        graph: &Graph,
+        weights: BTreeMap<String, Tensor>,
+        context: &Context,
+    ) -> Result<Program, PrepareError> {
+        Ok(Preparation::new(graph.opset, context, None).program(graph, weights)?.program)
     }
 
     fn new(opset: i64, context: &'a Context, outer: Option<&'a Preparation<'a>>) -> Self {
@@ -47,13 +55,16 @@ impl<'a> Preparation<'a> {
             steps: Vec::new(),
             constants: Vec::new(),
             captures: Vec::new(),
+            takers: HashMap::new(),
         }
     }
 
-    fn program(mut self, graph: &Graph) -> Result<Body, PrepareError> {
-        self.place_initializers(graph)?;
-        let given = graph.inputs.iter().filter(|input| !graph.initializers.contains_key(&input.name));
-        let mut inputs: Vec<usize> = given.map(|input| self.define(&input.name)).collect();
+    fn program(mut self, graph: &Graph, weights: BTreeMap<String, Tensor>) -> Result<Body, PrepareError> {
+        let given: Vec<&str> =
+            graph.inputs.iter().map(|input| input.name.as_str()).filter(|name| !weights.contains_key(*name)).collect();
+        self.place(weights)?;
+        self.takers = takers(graph);
+        let mut inputs: Vec<usize> = given.into_iter().map(|name| self.define(name)).collect();
         self.add_all(graph)?;
         let outputs = graph.outputs.iter().map(|output| self.resolve(&output.name).into()).collect();
         inputs.extend(self.captures.iter().map(|(_, slot)| slot));
@@ -65,16 +76,16 @@ impl<'a> Preparation<'a> {
     }
 
     /// Float weights go to the device once; integers stay on the host, where shapes and axes are read.
-    fn place_initializers(&mut self, graph: &Graph) -> Result<(), PrepareError> {
-        for (name, tensor) in &graph.initializers {
-            let value = Value::host(tensor.clone());
+    fn place(&mut self, weights: BTreeMap<String, Tensor>) -> Result<(), PrepareError> {
+        for (name, tensor) in weights {
+            let value = Value::host(tensor);
             let placed = if value.is_float() { value.into_device(self.context) } else { Ok(value) };
             let placed = placed.map_err(|why| PrepareError::Node {
                 node: name.clone(),
                 op: "initializer".to_owned(),
                 why: why.to_string(),
             })?;
-            let slot = self.define(name);
+            let slot = self.define(&name);
             self.constants[slot] = Some(placed);
         }
         Ok(())
@@ -103,7 +114,10 @@ impl<'a> Preparation<'a> {
         let packed = ops::with_constants(node, self.context, constant);
         if let Some(run) = packed.map_err(|error| wrong(node, error.to_string()))? {
             step.run = run;
-            step.inputs.truncate(1);
+            for (name, source) in node.inputs.iter().skip(1).zip(step.inputs.drain(1..)) {
+                let slot = source.map(|source| source.slot).filter(|_| self.takers.get(name) == Some(&1));
+                slot.into_iter().for_each(|slot| self.constants[slot] = None);
+            }
         }
         self.steps.push(step);
         Ok(())
@@ -113,7 +127,9 @@ impl<'a> Preparation<'a> {
     fn operator(&self, node: &Node) -> Result<(BoxOp, Vec<String>), PrepareError> {
         let fail = |why: String| wrong(node, why);
         if let Some(build) = control::builder(&node.domain, &node.op) {
-            let mut prepare = |graph: &Graph| Preparation::new(self.opset, self.context, Some(self)).program(graph);
+            let mut prepare = |graph: &Graph| {
+                Preparation::new(self.opset, self.context, Some(self)).program(graph, graph.initializers.clone())
+            };
             return build(node, self.opset, &mut prepare);
         }
         let build = ops::builder(&node.domain, &node.op).ok_or_else(|| fail("it is not supported".to_owned()))?;
@@ -144,7 +160,7 @@ impl<'a> Preparation<'a> {
     /// Adds a branch's nodes as if they stood here; its names hide those around it until its end.
     fn inline(&mut self, node: &Node, branch: &Graph) -> Result<(), PrepareError> {
         self.scopes.push(HashMap::new());
-        let added = self.place_initializers(branch).and_then(|()| self.add_all(branch));
+        let added = self.place(branch.initializers.clone()).and_then(|()| self.add_all(branch));
         let outputs: Vec<usize> = branch.outputs.iter().map(|output| self.resolve(&output.name)).collect();
         self.scopes.pop();
         added?;
@@ -232,6 +248,17 @@ impl<'a> Preparation<'a> {
 /// floats is run where they are right.
 fn is_wide(dtype: DType) -> bool {
     matches!(dtype, DType::I64 | DType::U64 | DType::U32)
+}
+
+/// How many nodes take each value, the graph's outputs being one more taker; nothing where bodies may take values, too.
+fn takers(graph: &Graph) -> HashMap<String, usize> {
+    let mut takers = HashMap::new();
+    if graph.nodes.iter().any(|node| node.subgraphs().next().is_some()) {
+        return takers;
+    }
+    let taken = graph.nodes.iter().flat_map(|node| &node.inputs).chain(graph.outputs.iter().map(|output| &output.name));
+    taken.for_each(|name| *takers.entry(name.clone()).or_default() += 1);
+    takers
 }
 
 fn is_random(node: &Node) -> bool {

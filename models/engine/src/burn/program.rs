@@ -1,6 +1,9 @@
 //! A graph as a list of steps over numbered slots.
 
+use std::collections::BTreeMap;
+
 use hedge_graph::Graph;
+use hedge_tensor::Tensor;
 
 use super::ops::{BoxOp, Inputs, OpError, Place};
 use super::prepare::Preparation;
@@ -48,11 +51,20 @@ impl From<usize> for Source {
 
 impl Program {
     pub(crate) fn prepare(graph: &Graph, context: &Context) -> Result<Program, PrepareError> {
+        Program::with_weights(graph, graph.initializers.clone(), context)
+    }
+
+    /// Prepares a graph whose initializers are `weights`.
+    pub(super) fn with_weights(
+        graph: &Graph,
+        weights: BTreeMap<String, Tensor>,
+        context: &Context,
+    ) -> Result<Program, PrepareError> {
         let missing = check(graph).missing();
         if !missing.is_empty() {
             return Err(PrepareError::MissingOperators { missing });
         }
-        Preparation::of_model(graph, context)
+        Preparation::of_model(graph, weights, context)
     }
 
     /// Runs the steps on `inputs`, in the order of the graph's inputs; a body's captured values come behind them.

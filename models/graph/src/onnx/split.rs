@@ -16,7 +16,7 @@
 
 use std::io::{BufReader, Read};
 
-use bytes::Bytes;
+use bytes::{Buf, Bytes};
 use prost::Message;
 
 use super::budget::{self, Kind};
@@ -62,6 +62,18 @@ enum Source<'a> {
 }
 
 impl Source<'_> {
+    /// The next byte, which the caller knows to be there.
+    fn byte(&mut self) -> Result<u8, ReadError> {
+        match self {
+            Source::Memory(bytes) => bytes.try_get_u8().map_err(|_| truncated()),
+            Source::Stream(reader) => {
+                let mut byte = [0];
+                reader.read_exact(&mut byte).map_err(|error| ReadError::Io { reason: error.to_string() })?;
+                Ok(byte[0])
+            }
+        }
+    }
+
     /// The next `count` bytes, which the caller knows to be there.
     fn take(&mut self, count: usize) -> Result<Bytes, ReadError> {
         match self {
@@ -189,7 +201,8 @@ impl Reader<'_> {
     fn varint(&mut self, copy: &mut Vec<u8>) -> Result<u64, ReadError> {
         let mut value = 0u64;
         for shift in (0..64).step_by(7) {
-            let byte = self.take(1)?[0];
+            self.left = self.left.checked_sub(1).ok_or_else(truncated)?;
+            let byte = self.source.byte()?;
             copy.push(byte);
             value |= u64::from(byte & 0x7f) << shift;
             if byte & 0x80 == 0 {
