@@ -5,7 +5,7 @@ use hedge_wire::{ClassState, DeviceId, Evidence, RouteSubject, limits::MAX_REVOK
 use serde::{Deserialize, Serialize};
 
 use super::devices::Devices;
-use super::settings::MAX_OWN_CERTIFICATES;
+use super::own::OwnCertificates;
 use super::standing::Standing;
 use super::{Ignored, PoolAction, PoolNote, PoolSettings, RestoreError, subject};
 
@@ -44,13 +44,6 @@ pub(crate) struct Class {
 enum Phase {
     Gathering(Campaign),
     Certified { id: Fingerprint, certificate: Box<Certificate>, watch: Box<PooledMonitor> },
-}
-
-/// Certificates that devices made for themselves, under one alarm: they share no grid, so their scores are not pooled.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-struct OwnCertificates {
-    ids: Vec<Fingerprint>,
-    alarm: EProcess,
 }
 
 /// As saved.
@@ -400,26 +393,5 @@ impl Class {
 
     fn note(&self, note: impl FnOnce(Box<RouteSubject>) -> PoolNote) -> PoolAction {
         PoolAction::Note(note(Box::new(self.subject.clone())))
-    }
-}
-
-impl OwnCertificates {
-    fn new(settings: &PoolSettings) -> Self {
-        let alarm =
-            EProcess::new(settings.monitor.alpha, settings.monitor.delta_a).expect("settings are checked when made");
-        Self { ids: Vec::new(), alarm }
-    }
-
-    /// Whether the audits entered the alarm: only those of certificates that it could revoke.
-    fn take(&mut self, id: Fingerprint, evidence: &Evidence) -> bool {
-        if !self.ids.contains(&id) {
-            if self.ids.len() == MAX_OWN_CERTIFICATES {
-                return false;
-            }
-            self.ids.push(id);
-        }
-        evidence.audits.iter().for_each(|audit| self.alarm.label(audit.differs));
-        self.alarm.agreeing(evidence.offloaded.into());
-        true
     }
 }
