@@ -15,8 +15,9 @@ use crate::{digits, wait_for};
 /// How long a daemon may take to load its models and answer; generous, for a debug build on a busy machine.
 pub const START_LIMIT: Duration = Duration::from_secs(60);
 
-/// The agent's configuration in its folder.
+/// The configurations in their folders.
 const AGENT_TOML: &str = "agent.toml";
+const GATEWAY_TOML: &str = "gateway.toml";
 
 /// How an agent is set up.
 #[derive(Debug, Clone)]
@@ -53,6 +54,7 @@ pub struct Agent {
 /// A running gateway that serves the bundled cloud model as `digits`.
 #[derive(Debug)]
 pub struct Gateway {
+    id: String,
     /// Its process.
     pub program: Program,
     /// Where its metrics are.
@@ -184,7 +186,7 @@ impl Gateway {
     /// As [`Gateway::start`].
     #[must_use]
     pub fn start_with(id: &str, broker: &str, engine: &str) -> Self {
-        Self::launch(id, broker, ("", engine, ""))
+        Self::configure(id, broker, ("", engine, ""))
     }
 
     /// As [`Gateway::start`], with a state folder and a `[models.route]` of these lines, by which it pools.
@@ -194,7 +196,19 @@ impl Gateway {
     /// As [`Gateway::start`].
     #[must_use]
     pub fn start_pooling(id: &str, broker: &str, route: &str) -> Self {
-        Self::launch(id, broker, ("state_dir = \"state\"", "", &format!("[models.route]\n{route}")))
+        Self::configure(id, broker, ("state_dir = \"state\"", "", &format!("[models.route]\n{route}")))
+    }
+
+    /// Ends it, if it runs, and starts it again with the same configuration and state.
+    ///
+    /// # Panics
+    ///
+    /// If it does not become healthy.
+    #[must_use]
+    pub fn restart(self) -> Self {
+        let Self { mut program, id, folder, .. } = self;
+        program.kill();
+        Self::launch(&id, folder)
     }
 
     /// The value of a metric without labels.
@@ -214,25 +228,29 @@ impl Gateway {
         key.expect("a pooling gateway writes its public key").trim_end().to_owned()
     }
 
-    fn launch(id: &str, broker: &str, (section, engine, model): (&str, &str, &str)) -> Self {
+    fn configure(id: &str, broker: &str, (section, engine, model): (&str, &str, &str)) -> Self {
         let folder = tempfile::tempdir().expect("a temporary folder");
-        let config = folder.path().join("gateway.toml");
         let text = format!(
             "[gateway]\ngateway_id = {id:?}\n{section}\n\n[http]\nlisten = \"127.0.0.1:0\"\n\n[link]\nurl = {broker:?}\n\
              keepalive_secs = 5\n\n[engine]\ndevice = \"cpu\"\n{engine}\n\n[log]\nformat = \"json\"\n\n\
              [[models]]\nname = \"digits\"\npath = {:?}\n{model}\n",
             digits::cloud_model()
         );
-        std::fs::write(&config, text).expect("a temporary folder can be written");
+        std::fs::write(folder.path().join(GATEWAY_TOML), text).expect("a temporary folder can be written");
+        Self::launch(id, folder)
+    }
+
+    fn launch(id: &str, folder: TempDir) -> Self {
         let mut gateway = command(&binaries().gateway);
-        gateway.current_dir(folder.path()).arg("--config").arg(&config);
+        // What the configuration names without a folder is in this one.
+        gateway.current_dir(folder.path()).arg("--config").arg(GATEWAY_TOML);
         let mut program = Program::start(id, gateway);
         let address = program.wait_for_field("serving /metrics and /healthz", "address", START_LIMIT);
         let address = address.parse().expect("an address");
         wait_for(&format!("{id} is healthy"), START_LIMIT, || {
             Client::new(address).get("/healthz").ok().filter(|response| response.status == 200)
         });
-        Self { program, address, folder }
+        Self { id: id.to_owned(), program, address, folder }
     }
 }
 

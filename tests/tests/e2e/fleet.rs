@@ -1,5 +1,5 @@
 //! Pooling between the real programs: two devices of a class get one certificate from the labels of both, a third has it from
-//! the start, and all lose it by what only one of them sees.
+//! the start, and all lose it by what only one of them sees. The gateway may be killed in between.
 
 use std::time::{Duration, Instant};
 
@@ -33,7 +33,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 #[test]
 fn a_class_gets_its_certificate_from_the_labels_of_two_devices_and_loses_it_by_the_drift_of_one() {
     let broker = Embedded::start();
-    let gateway = Gateway::start_pooling("gateway-1", broker.url(), CLASS);
+    let mut gateway = Gateway::start_pooling("gateway-1", broker.url(), CLASS);
     let mut devices = vec![start("device-1", &broker, &gateway), start("device-2", &broker, &gateway)];
     let mut clients: Vec<Client> = devices.iter().map(Agent::client).collect();
 
@@ -52,6 +52,10 @@ fn a_class_gets_its_certificate_from_the_labels_of_two_devices_and_loses_it_by_t
     assert!(certificates.iter().all(|certificate| *certificate == certificates[0]), "{certificates:?}");
     assert_eq!((&certificates[0]["n"], &certificates[0]["index"]), (&300.into(), &1.into()));
     assert_eq!(gateway.metric("hedge_pool_certified"), Some(1.0));
+
+    gateway = gateway.restart();
+    assert_eq!(gateway.metric("hedge_pool_certified"), Some(1.0));
+    devices.iter().for_each(|device| device.wait_for_gateways(1));
 
     // Negatives, which the edge model is sure of and wrong about; the other devices see none of them.
     for image in digits::images(22, ENOUGH).chunks(ROUND) {
