@@ -46,6 +46,7 @@ pub(crate) struct Journal {
     requests: Counters<1>,
     joined: Counter,
     resent: Counter,
+    readmitted: Counter,
     bytes_in: Counter,
     bytes_out: Counter,
     undelivered: Counters<1>,
@@ -82,7 +83,7 @@ impl Journal {
         }
         let repeats = registry.counters(
             "hedge_gateway_repeats_total",
-            "Queries that came again: joined one in the queue, or got the remembered reply (resent)",
+            "Queries that came again: joined one in the queue, got the remembered reply (resent), or are run as new (rerun)",
             ["kind"],
         );
         let payload = registry.counters("hedge_gateway_payload_bytes_total", "Payload of messages", ["direction"]);
@@ -93,6 +94,7 @@ impl Journal {
             requests,
             joined: repeats.with(["joined"]),
             resent: repeats.with(["resent"]),
+            readmitted: repeats.with(["rerun"]),
             bytes_in: payload.with(["in"]),
             bytes_out: payload.with(["out"]),
             undelivered: registry.counters(
@@ -170,6 +172,7 @@ impl Journal {
         match arrival {
             Arrival::Joined => self.joined.inc(),
             Arrival::Repeated => self.resent.inc(),
+            Arrival::Readmitted => self.readmitted.inc(),
             Arrival::Admitted | Arrival::TurnedAway => {}
         }
     }

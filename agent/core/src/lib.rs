@@ -5,6 +5,8 @@
 //! result is the answer, and what it may promise, is for its model's [`Router`] to decide. What all rows
 //! know about the world outside is a [`CloudView`]: whether the link is up and which gateways serve which model.
 //!
+//! A query that does not fit one message is sent in parts by an [`Upload`].
+//!
 //! A request that must not be lost is kept by an [`Outbox`] until it is answered.
 //!
 //! Which models of a folder are served is a [`Folder`]'s decision, in the same manner.
@@ -18,6 +20,7 @@ mod folder;
 pub mod outbox;
 pub mod route;
 mod row;
+mod upload;
 
 pub use answer::{Answer, Failure, Origin, Reason, Source, Status, weakest};
 pub use cloud::{Availability, CloudView, Path};
@@ -27,3 +30,4 @@ pub use route::{Ask, Decision, RouteAction, RouteEvent, RouteSettings, Router, T
 pub use row::{
     Action, CachedVerdict, Event, LocalFailure, LocalResult, NotSent, Offload, Outputs, Place, Row, RowPolicy, Timing,
 };
+pub use upload::{Upload, UploadAction, UploadEvent};

@@ -7,7 +7,7 @@ use std::{
 
 use bytes::Bytes;
 use hedge_tensor::NamedTensor;
-use hedge_wire::{DeviceId, ModelId, Purpose, Query, Refusal, Reply, RequestId};
+use hedge_wire::{DeviceId, ModelId, Offer, Purpose, Query, Refusal, Reply, RequestId};
 
 use crate::{
     lane::{Lane, Waiting},
@@ -16,7 +16,7 @@ use crate::{
 };
 
 /// The least expiry of a reply: Message Expiry counts whole seconds, and a device that gave up still counts the reply.
-const MIN_EXPIRY: Duration = Duration::from_secs(1);
+pub(crate) const MIN_EXPIRY: Duration = Duration::from_secs(1);
 
 /// Whose query it is: ids are a device's own, so one device can neither block nor read another's.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -84,6 +84,9 @@ pub enum Action {
 pub enum Arrival {
     /// It is in the queue.
     Admitted,
+    /// It is in the queue, although the device has asked before: the first attempt was lost on its way, is with another
+    /// gateway, or its reply is forgotten here. The model may run for it a second time, somewhere.
+    Readmitted,
     /// It is the same query as one in the queue, whose reply will do.
     Joined,
     /// It was answered before; that reply is sent again.
@@ -131,6 +134,14 @@ struct Share {
     audits: usize,
 }
 
+/// What a query that is not admitted yet is judged by.
+struct Asked<'a> {
+    model: &'a ModelId,
+    deadline_ms: u32,
+    purpose: Purpose,
+    bytes: usize,
+}
+
 /// An admitted query.
 #[derive(Debug)]
 struct Pending {
@@ -169,6 +180,24 @@ impl Admission {
         actions
     }
 
+    /// What is to be said at once to the offer of a query that would come in parts; the delivery is to be acknowledged in any
+    /// case. `None`: nothing speaks against granting it. What is true now may not be once all parts are there, and is then
+    /// judged again; this saves the way of what would be turned away.
+    pub fn offered(&mut self, device: &DeviceId, model: &ModelId, offer: &Offer, now: Instant) -> Option<Vec<Action>> {
+        let key = Key { device: device.clone(), id: offer.id };
+        let left = self.time_left(offer.deadline_ms);
+        let mut actions = Vec::new();
+        if self.knows(&key, left, now, &mut actions) {
+            return Some(actions);
+        }
+        let (purpose, bytes) = (offer.purpose, offer.body.size());
+        let victims = if purpose == Purpose::Answer { self.victims(bytes) } else { Vec::new() };
+        let asked = Asked { model: &offer.model, deadline_ms: offer.deadline_ms, purpose, bytes };
+        let (reply, outcome) = self.judge(&key, model, &asked, &victims).err()?;
+        let body = encode(&reply).0;
+        Some(vec![Action::Ack(Arrival::TurnedAway), Action::Reply { key, body, expiry: left.max(MIN_EXPIRY), outcome }])
+    }
+
     /// Queries admitted and not yet answered.
     pub fn queued(&self) -> usize {
         self.pending.len()
@@ -186,26 +215,21 @@ impl Admission {
 
     fn arrived(&mut self, device: DeviceId, model: &ModelId, query: Query, now: Instant, actions: &mut Vec<Action>) {
         let key = Key { device, id: query.id };
-        let left = Duration::from_millis(query.deadline_ms.into()).min(self.limits.max_deadline);
-        if let Some(Stored { body, outcome }) = self.recent.find(&key).cloned() {
-            actions.push(Action::Ack(Arrival::Repeated));
-            actions.push(Action::Reply { key, body, expiry: left.max(MIN_EXPIRY), outcome });
-            return;
-        }
-        if let Some(pending) = self.pending.get_mut(&key) {
-            pending.deadline = pending.deadline.max(now + left);
-            actions.push(Action::Ack(Arrival::Joined));
+        let left = self.time_left(query.deadline_ms);
+        if self.knows(&key, left, now, actions) {
             return;
         }
         let bytes = query.inputs.iter().map(|input| input.tensor.bytes().len()).sum();
         let victims = if query.purpose == Purpose::Answer { self.victims(bytes) } else { Vec::new() };
-        if let Err((reply, outcome)) = self.judge(&key, model, &query, bytes, &victims) {
+        let asked = Asked { model: &query.model, deadline_ms: query.deadline_ms, purpose: query.purpose, bytes };
+        if let Err((reply, outcome)) = self.judge(&key, model, &asked, &victims) {
             actions.push(Action::Ack(Arrival::TurnedAway));
             let expiry = left.max(MIN_EXPIRY);
             actions.push(Action::Reply { key, body: encode(&reply).0, expiry, outcome });
             return;
         }
-        actions.push(Action::Ack(Arrival::Admitted));
+        let again = query.attempt > 0;
+        actions.push(Action::Ack(if again { Arrival::Readmitted } else { Arrival::Admitted }));
         self.turn_away(&victims, actions);
         let purpose = query.purpose;
         self.admit(&key, Pending { model: model.clone(), purpose, deadline: now + left, bytes, running: false });
@@ -214,18 +238,30 @@ impl Admission {
         self.dispatch(model, now, actions);
     }
 
+    /// What is remembered or under way is answered, or will be.
+    fn knows(&mut self, key: &Key, left: Duration, now: Instant, actions: &mut Vec<Action>) -> bool {
+        if let Some(Stored { body, outcome }) = self.recent.find(key).cloned() {
+            actions.push(Action::Ack(Arrival::Repeated));
+            actions.push(Action::Reply { key: key.clone(), body, expiry: left.max(MIN_EXPIRY), outcome });
+            return true;
+        }
+        if let Some(pending) = self.pending.get_mut(key) {
+            pending.deadline = pending.deadline.max(now + left);
+            actions.push(Action::Ack(Arrival::Joined));
+            return true;
+        }
+        false
+    }
+
+    fn time_left(&self, deadline_ms: u32) -> Duration {
+        Duration::from_millis(deadline_ms.into()).min(self.limits.max_deadline)
+    }
+
     /// Whether a new query may be admitted; otherwise the reply that says why not.
-    fn judge(
-        &self,
-        key: &Key,
-        model: &ModelId,
-        query: &Query,
-        bytes: usize,
-        victims: &[Key],
-    ) -> Result<(), (Reply, Outcome)> {
+    fn judge(&self, key: &Key, model: &ModelId, query: &Asked<'_>, victims: &[Key]) -> Result<(), (Reply, Outcome)> {
         let refused = |kind, message| Err((Reply::Refused { id: key.id, kind, message }, Outcome::Refused(kind)));
         let busy = |outcome| Err((Reply::Busy { id: key.id, retry_ms: millis(self.limits.busy_retry) }, outcome));
-        if query.model != *model {
+        if query.model != model {
             let message = format!("the body asks for the model {}, the topic for {model}", query.model);
             return refused(Refusal::BadInput, message);
         }
@@ -238,7 +274,7 @@ impl Admission {
         if self.draining {
             return busy(Outcome::Draining);
         }
-        let full = victims.is_empty() && self.is_full(self.pending.len(), self.pending_bytes, bytes);
+        let full = victims.is_empty() && self.is_full(self.pending.len(), self.pending_bytes, query.bytes);
         let Share { answers, audits } = self.shares.get(&key.device).unwrap_or(&Share { answers: 0, audits: 0 });
         match query.purpose {
             Purpose::Answer if full => busy(Outcome::QueueFull),
@@ -372,7 +408,7 @@ fn expired(key: Key, message: &str) -> Action {
 }
 
 /// The reply's bytes; where the outputs are beyond what a message may carry, a refusal that says so.
-fn encode(reply: &Reply) -> (Bytes, Outcome) {
+pub(crate) fn encode(reply: &Reply) -> (Bytes, Outcome) {
     let outcome = match reply {
         Reply::Verdict(_) => Outcome::Verdict,
         Reply::Busy { .. } => Outcome::QueueFull,
@@ -388,6 +424,6 @@ fn encode(reply: &Reply) -> (Bytes, Outcome) {
     }
 }
 
-fn millis(duration: Duration) -> u32 {
+pub(crate) fn millis(duration: Duration) -> u32 {
     u32::try_from(duration.as_millis()).unwrap_or(u32::MAX)
 }

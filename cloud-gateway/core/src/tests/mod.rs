@@ -4,6 +4,7 @@ mod fleet;
 mod pool;
 mod random;
 mod sentences;
+mod upload;
 
 use std::time::{Duration, Instant};
 

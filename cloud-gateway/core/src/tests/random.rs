@@ -66,7 +66,7 @@ fn arrive(bench: &mut Bench, ledger: &mut Ledger, state: &mut u64, seed: u64) {
     assert_eq!(acks, 1, "seed {seed}: {actions:?}");
     let own: Vec<_> = outcomes(&actions).into_iter().filter(|(about, _)| *about == key).collect();
     match arrival(&actions) {
-        Arrival::Admitted => *ledger.owed.entry(key).or_default() += 1,
+        Arrival::Admitted | Arrival::Readmitted => *ledger.owed.entry(key).or_default() += 1,
         Arrival::Joined => {
             assert!(own.is_empty(), "seed {seed}: {actions:?}");
             assert_eq!(ledger.owed.get(&key), Some(&1), "seed {seed}");

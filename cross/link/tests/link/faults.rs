@@ -11,6 +11,9 @@ use crate::harness::{Await, PATIENCE, Site, config, say, up};
 
 const LABELS: &str = "hedge/1/acme/f/camera";
 
+/// For all faults of a run together; it takes about nine seconds.
+const LONGEST: Duration = Duration::from_secs(90);
+
 /// What an outbox does: holds each message until the broker has it, and sends what it holds again on each connection.
 struct Outbox {
     handle: LinkHandle,
@@ -73,6 +76,7 @@ pub(crate) async fn whatever_breaks_under_load_nothing_is_lost_and_repetitions_a
     let begin = Instant::now();
     outbox.send_all();
     while !outbox.held.is_empty() {
+        assert!(begin.elapsed() < LONGEST, "{} messages are still held", outbox.held.len());
         // A trickle, so that every fault of the round meets messages under way.
         let event = outbox_event(&mut events).await;
         outbox.on(event);
