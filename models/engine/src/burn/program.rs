@@ -103,7 +103,7 @@ impl Program {
         let hands_over = |step: &&Step| match step.op.as_str() {
             "AveragePool" | "ConvTranspose" => true,
             // With constant weights it has a kernel that asks first, and no other input.
-            "Conv" => step.inputs.len() > 1,
+            "Conv" | "hedge.Conv" => step.inputs.len() > 1,
             _ => false,
         };
         self.steps.iter().filter(hands_over).count()

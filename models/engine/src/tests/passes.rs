@@ -95,8 +95,57 @@ fn batch_norm_and_channel_constants_go_into_a_convolution_with_groups() {
         let s = b.op("Sub", &[&m, &a], &[]);
         let y = b.op("Relu", &[&s], &[]);
         let (ops, _) = unchanged(&closed(b, &y), &[random.tensor(&[2, 4, 5, 5])]);
-        assert_eq!(ops, [op, "Relu"]);
+        assert_eq!(ops, if op == "Conv" { vec!["hedge.Conv"] } else { vec![op, "Relu"] });
     }
+}
+
+#[test]
+fn bounds_go_into_the_convolution_before_them() {
+    let mut random = Random(21);
+    for (op, bounds) in [("Relu", vec![]), ("Clip", vec![Some(-0.5), Some(0.5)]), ("Clip", vec![None, Some(0.25)])] {
+        for spatial in [vec![5], vec![5, 6], vec![4, 3, 3]] {
+            let mut b = GraphBuilder::new("bounds");
+            let x = b.input("x", DType::F32, &dims(&[&[2, 3], spatial.as_slice()].concat()));
+            let w = b.init("w", random.tensor(&[&[4, 3], vec![2; spatial.len()].as_slice()].concat()));
+            let c = b.op("Conv", &[&x, &w], &[("pads", Attribute::Ints(vec![1; 2 * spatial.len()]))]);
+            let bound = |b: &mut GraphBuilder, (index, bound): (usize, &Option<f32>)| {
+                bound.map_or(String::new(), |bound| b.init(&format!("bound{index}"), Tensor::scalar(bound)))
+            };
+            let bounds: Vec<String> = bounds.iter().enumerate().map(|each| bound(&mut b, each)).collect();
+            let inputs: Vec<&str> = [c.as_str()].into_iter().chain(bounds.iter().map(String::as_str)).collect();
+            let y = b.op(op, &inputs, &[]);
+            let (ops, report) = unchanged(&closed(b, &y), &[random.tensor(&[&[2, 3], spatial.as_slice()].concat())]);
+            assert_eq!((ops, report.counts["bounds"]), (vec!["hedge.Conv".to_owned()], 1));
+        }
+    }
+}
+
+#[test]
+fn a_bound_that_is_computed_or_comes_late_stays_behind_its_convolution() {
+    let mut random = Random(22);
+    let mut b = GraphBuilder::new("late");
+    let x = b.input("x", DType::F32, &dims(&[1, 2, 4, 4]));
+    let most = b.input("most", DType::F32, &[]);
+    let w = b.init("w", random.tensor(&[2, 2, 1, 1]));
+    let c = b.op("Conv", &[&x, &w], &[]);
+    let clipped = b.op("Clip", &[&c, "", &most], &[]);
+    let shared = b.op("Conv", &[&clipped, &w], &[]);
+    let positive = b.op("Relu", &[&shared], &[]);
+    let y = b.op("Add", &[&positive, &shared], &[]);
+    let (_, report) = unchanged(&closed(b, &y), &[random.tensor(&[1, 2, 4, 4]), Tensor::scalar(0.1f32)]);
+    assert!(!report.counts.contains_key("bounds"));
+}
+
+#[test]
+fn a_convolution_over_nothing_but_padding_gives_its_bias_within_bounds() {
+    let mut b = GraphBuilder::new("padding");
+    let x = b.input("x", DType::F32, &dims(&[1, 1, 0, 3]));
+    let (w, bias) = (b.init("w", floats(&[2, 1, 1, 1], &[1.0, 1.0])), b.init("bias", floats(&[2], &[-1.0, 2.0])));
+    let c = b.op("Conv", &[&x, &w, &bias], &[("pads", Attribute::Ints(vec![1, 0, 0, 0]))]);
+    let y = b.op("Relu", &[&c], &[]);
+    let (graph, nothing) = (closed(b, &y), Tensor::zeros(DType::F32, vec![1, 1, 0, 3]).unwrap());
+    unchanged(&graph, std::slice::from_ref(&nothing));
+    assert_eq!(plain(&graph, &[nothing])[0].to_vec::<f32>().unwrap(), [0., 0., 0., 2., 2., 2.]);
 }
 
 #[test]

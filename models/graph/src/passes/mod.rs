@@ -8,13 +8,13 @@
 //! somebody else takes, too. Weights are shared, not copied, unless a pass computes new ones. Each pass looks at each node a
 //! bounded number of times, with maps from values to their makers and takers.
 //!
-//! Not here, because the executor does not gain: activations into convolutions (burn's kernels have no such argument and
-//! its ReLU works in place), transpositions into products (burn's are views that its product takes as they are), biases into
+//! Not here, because the executor does not gain: other activations than bounds into convolutions, transpositions into products (burn's are views that its product takes as they are), biases into
 //! `MatMul` (burn adds them in a step of their own).
 
 mod absorb;
 mod attention;
 mod batch_norm;
+mod bounds;
 mod common;
 mod constants;
 mod dead;
@@ -34,6 +34,7 @@ use std::collections::BTreeMap;
 pub use absorb::fuse_channel_constants;
 pub use attention::recognise_attention;
 pub use batch_norm::fuse_batch_norm;
+pub use bounds::fuse_bounds;
 pub use common::share_common_nodes;
 pub(crate) use constants::constant_of;
 pub use constants::{Evaluate, fold_constants, lift_constants};
@@ -83,11 +84,12 @@ impl Report {
 
 type Pass = (&'static str, fn(&mut Graph) -> usize);
 
-const PASSES: [Pass; 10] = [
+const PASSES: [Pass; 11] = [
     ("no-ops", remove_no_ops),
     ("common nodes", share_common_nodes),
     ("BatchNorm", fuse_batch_norm),
     ("channel constants", fuse_channel_constants),
+    ("bounds", fuse_bounds),
     ("GELU", recognise_gelu),
     ("LayerNorm", recognise_layer_norm),
     ("RMSNorm", recognise_rms_norm),

@@ -7,6 +7,7 @@ use hedge_tensor::{DType, Tensor};
 
 use super::layout::expanded;
 use super::precision::{cast, empty, narrowed, widened};
+use super::unary::clip_float;
 use super::window::{Window, WindowSpec, spatial_of};
 use super::{BoxOp, Builder, OpError, many, one, packed, reshaped, size_of};
 use crate::burn::{B, Context, Primitive, Value};
@@ -30,6 +31,29 @@ fn convolution(node: &Node, _: i64) -> Result<BoxOp, OpError> {
         let bias = inputs.optional(2);
         convolve(x, weight, bias, &spec, groups, context)
     })
+}
+
+/// `hedge.Conv`: with bounds on what it gives. Where the weights are packed, [`packed`] applies them itself.
+pub(super) fn bounded(node: &Node, _: i64) -> Result<BoxOp, OpError> {
+    let spec = WindowSpec::read(node)?;
+    let groups = groups(node, "group")?;
+    let bounds = [bound(node, "least"), bound(node, "most")];
+    one(move |context, mut inputs| {
+        let (x, weight) = (inputs.take(0)?, inputs.take(1)?);
+        let y = convolve(x, weight, inputs.optional(2), &spec, groups, context)?;
+        within(y, bounds, context)
+    })
+}
+
+/// `y` between the least and the most.
+pub(super) fn within(y: Value, bounds: [Option<f32>; 2], context: &Context) -> Result<Value, OpError> {
+    let [least, most] = bounds.map(|bound| bound.map(f64::from));
+    Ok(Value::float(clip_float(y, least, most, context)?))
+}
+
+/// A bound of `hedge.Conv`.
+pub(super) fn bound(node: &Node, name: &str) -> Option<f32> {
+    node.attributes.contains_key(name).then(|| node.float(name, 0.0))
 }
 
 /// A count of groups, at least 1.

@@ -10,6 +10,7 @@ mod planes;
 
 use rayon::prelude::*;
 
+pub(super) use kernel::Bounds;
 use kernel::{Block, WIDTHS};
 use planes::Layout;
 
@@ -30,6 +31,7 @@ pub(super) struct Packed {
     kernel: [usize; 2],
     weights: Vec<f32>,
     bias: Vec<f32>,
+    bounds: Bounds,
 }
 
 /// A convolution over inputs of one size.
@@ -57,7 +59,13 @@ impl Packed {
             }
             (from, to) = (rest, behind);
         }
-        Packed { groups, channels, outputs, kernel: [rows, columns], weights: packed, bias }
+        let bounds = Bounds::default();
+        Packed { groups, channels, outputs, kernel: [rows, columns], weights: packed, bias, bounds }
+    }
+
+    /// With bounds on what it gives.
+    pub(super) fn within(self, bounds: Bounds) -> Self {
+        Packed { bounds, ..self }
     }
 
     /// How to run over inputs of these sizes; `None` where padding makes that a waste of memory.
@@ -106,6 +114,7 @@ impl Packed {
                 planes,
                 weights: &weights[..width * taps],
                 bias: &bias[..width],
+                bounds: self.bounds,
                 out: own,
                 rows: plan.rows.outputs,
                 columns: plan.columns.outputs,
@@ -219,6 +228,25 @@ mod tests {
     #[test]
     fn padding_may_be_wider_than_the_input() {
         agrees(1, 1, 1, 2, axis(1, 3, 1, 1, [4, 4]), axis(2, 2, 3, 2, [7, 7]));
+    }
+
+    #[test]
+    fn results_lie_within_bounds_and_what_is_no_number_stays() {
+        let line = axis(60, 1, 1, 1, [0, 0]);
+        let one = axis(1, 1, 1, 1, [0, 0]);
+        let mut x: Vec<f32> = (0..60).map(|index| index as f32 - 30.0).collect();
+        (x[3], x[4], x[5]) = (f32::NAN, f32::INFINITY, f32::NEG_INFINITY);
+        for bounds in [[Some(0.0), None], [Some(0.0), Some(6.0)], [None, Some(-2.0)], [Some(5.0), Some(1.0)], [None; 2]]
+        {
+            let packed = Packed::new(&[1.0], [1, 1, 1, 1], 1, None).within(Bounds::new(bounds));
+            let mut y = vec![7.5; 60];
+            packed.run(&x, &packed.plan(one, line).unwrap(), &mut y);
+            for (x, y) in x.iter().zip(y) {
+                let above = bounds[0].map_or(*x, |least| if *x < least { least } else { *x });
+                let expected = bounds[1].map_or(above, |most| if above > most { most } else { above });
+                assert_eq!(y.to_bits(), (expected + 0.0).to_bits(), "{x} within {bounds:?}");
+            }
+        }
     }
 
     #[test]

@@ -6,7 +6,7 @@ use hedge_graph::Node;
 use hedge_tensor::DType;
 
 use super::linear::matmul;
-use super::{BoxOp, Builder, OpError, activation, aligned, normalize, one};
+use super::{BoxOp, Builder, OpError, activation, aligned, convolution, normalize, one};
 use crate::burn::{B, Context, Value};
 
 pub(super) fn builder(op: &str) -> Option<Builder> {
@@ -14,6 +14,7 @@ pub(super) fn builder(op: &str) -> Option<Builder> {
         "Gelu" => activation::builder(op),
         "LayerNormalization" | "RMSNormalization" => normalize::builder(op),
         "Attention" => Some(attention),
+        "Conv" => Some(convolution::bounded),
         _ => None,
     }
 }

@@ -215,8 +215,8 @@ pub(crate) fn with_constants(
     context: &Context,
     constant: impl Fn(usize) -> Option<Value>,
 ) -> Result<Option<BoxOp>, OpError> {
-    let official = node.domain.is_empty() || node.domain == "ai.onnx";
-    if official && node.op == "Conv" && context.is_plain_cpu() {
+    let ours = matches!(node.domain.as_str(), "" | "ai.onnx" | hedge_graph::passes::DOMAIN);
+    if ours && node.op == "Conv" && context.is_plain_cpu() {
         return packed::convolution(node, constant);
     }
     Ok(None)

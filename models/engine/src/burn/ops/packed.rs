@@ -8,8 +8,8 @@ use burn_backend::{DType as BurnType, TensorData, TensorMetadata};
 use hedge_graph::Node;
 use hedge_tensor::DType;
 
-use super::convolution::{groups, only_bias, placed};
-use super::direct::{Packed, Plan};
+use super::convolution::{bound, groups, only_bias, placed, within};
+use super::direct::{Bounds, Packed, Plan};
 use super::precision::empty;
 use super::window::{Axis, Window, WindowSpec};
 use super::{BoxOp, OpError, one, simd};
@@ -30,9 +30,10 @@ pub(super) fn convolution(node: &Node, constant: impl Fn(usize) -> Option<Value>
         return Ok(None);
     }
     let addends = bias.as_ref().map(Value::singles).transpose()?;
-    let packed = Packed::new(&weight.singles()?, shape, groups, addends.as_deref());
+    let bounds = [bound(node, "least"), bound(node, "most")];
+    let packed = Packed::new(&weight.singles()?, shape, groups, addends.as_deref()).within(Bounds::new(bounds));
     drop(addends);
-    let convolution = Convolution { packed, kernel, bias, spec, groups, last: Mutex::default() };
+    let convolution = Convolution { packed, kernel, bias, bounds, spec, groups, last: Mutex::default() };
     one(move |context, mut inputs| convolution.run(inputs.take(0)?, context)).map(Some)
 }
 
@@ -65,6 +66,8 @@ struct Convolution {
     /// The shape of the weights.
     kernel: Vec<usize>,
     bias: Option<Value>,
+    /// The least and the most that it gives.
+    bounds: [Option<f32>; 2],
     spec: WindowSpec,
     groups: usize,
     /// The plan for the last input's shape: the next one's is the same as a rule.
@@ -94,7 +97,8 @@ impl Convolution {
                     return Ok(empty);
                 }
                 if input.contains(&0) {
-                    return only_bias(self.bias.clone(), dtype, &output, context);
+                    let y = only_bias(self.bias.clone(), dtype, &output, context)?;
+                    return within(y, self.bounds, context);
                 }
                 self.planned(input, output, &window)?
             }

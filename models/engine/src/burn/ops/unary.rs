@@ -131,7 +131,12 @@ fn bound(value: Option<Value>) -> Result<Option<f64>, OpError> {
 }
 
 /// The order matters where the bounds are crossed: ONNX says min(max(x, low), high).
-fn clip_float(x: Value, low: Option<f64>, high: Option<f64>, context: &Context) -> Result<Primitive, OpError> {
+pub(super) fn clip_float(
+    x: Value,
+    low: Option<f64>,
+    high: Option<f64>,
+    context: &Context,
+) -> Result<Primitive, OpError> {
     let x = x.into_float(context)?;
     let low = low.filter(|&low| low != f64::NEG_INFINITY);
     let high = high.filter(|&high| high != f64::INFINITY);

@@ -125,7 +125,7 @@ impl WindowSpec {
         };
         match &self.padding {
             Padding::Valid | Padding::Explicit(None) => Ok(vec![(0, 0); rank]),
-            _ if spatial.contains(&0) => Ok(vec![(0, 0); rank]),
+            Padding::SameUpper | Padding::SameLower if spatial.contains(&0) => Ok(vec![(0, 0); rank]),
             Padding::SameUpper => Ok(same(true)),
             Padding::SameLower => Ok(same(false)),
             Padding::Explicit(Some(pads)) => {

@@ -14,6 +14,32 @@ pub(super) const TILE: usize = VECTORS * 16;
 /// The widths of blocks, widest first.
 pub(super) const WIDTHS: [usize; 4] = [8, 4, 2, 1];
 
+/// Between what a result lies: `min(max(x, least), most)`.
+#[derive(Clone, Copy, Debug)]
+pub(in super::super) struct Bounds {
+    least: f32,
+    most: f32,
+}
+
+impl Bounds {
+    /// From the least and the most, where there are any.
+    pub(in super::super) fn new([least, most]: [Option<f32>; 2]) -> Self {
+        Bounds { least: least.unwrap_or(f32::NEG_INFINITY), most: most.unwrap_or(f32::INFINITY) }
+    }
+
+    /// What is not a number stays so: x86's instructions give their second operand then, others any that is none.
+    #[inline(always)]
+    fn apply<S: Simd>(self, simd: S, x: S::f32s) -> S::f32s {
+        simd.min_f32s(simd.splat_f32s(self.most), simd.max_f32s(simd.splat_f32s(self.least), x))
+    }
+}
+
+impl Default for Bounds {
+    fn default() -> Self {
+        Bounds::new([None; 2])
+    }
+}
+
 /// A few output channels over one plane of places.
 pub(super) struct Block<'a> {
     /// Where each weight's factor of the first place lies in `planes`; that of place `n` lies `n` behind it.
@@ -23,6 +49,7 @@ pub(super) struct Block<'a> {
     pub(super) weights: &'a [f32],
     /// One of each channel; as many as one of [`WIDTHS`].
     pub(super) bias: &'a [f32],
+    pub(super) bounds: Bounds,
     /// The channels' planes of `rows` times `columns`.
     pub(super) out: &'a mut [f32],
     pub(super) rows: usize,
@@ -97,7 +124,7 @@ impl Block<'_> {
         let mut line = [0f32; TILE];
         for (c, sums) in sums.into_iter().enumerate() {
             let (vectors, _) = S::as_mut_simd_f32s(&mut line[..size]);
-            vectors.copy_from_slice(&sums);
+            vectors.iter_mut().zip(sums).for_each(|(to, sum)| *to = self.bounds.apply(simd, sum));
             let out = &mut self.out[(first + c) * plane..][..plane];
             store(&line[..size], out, place, self.columns, self.pitch);
         }
