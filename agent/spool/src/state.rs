@@ -14,7 +14,7 @@
 //! routes that start from nothing at the next start, which is said once and counted.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::fs::{self, File, TryLockError};
+use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicU64;
@@ -25,15 +25,12 @@ use std::time::{Duration, Instant};
 
 use crate::audits::{AuditQueue, Lost};
 use crate::clock::{MachineTime, TimeSource, TrustedClock};
+use crate::lock::{LockError, lock};
 use crate::pending::Pending;
 use crate::routes::RouteStore;
 use crate::snapshot;
 use crate::state_writer::{self, Contents};
 use crate::store::Store;
-
-/// How long to wait for the lock of a process that is just ending.
-const LOCK_PATIENCE: Duration = Duration::from_secs(2);
-const LOCK_POLL: Duration = Duration::from_millis(20);
 
 /// Where the state lies and how many audits may wait.
 #[derive(Clone, Debug)]
@@ -145,8 +142,11 @@ impl State {
     }
 
     pub(crate) fn open_at(config: StateConfig, time: Box<dyn TimeSource>) -> Result<Self, StateError> {
-        let lock = lock(&config.path)?;
         let unusable = |error: io::Error| StateError::Unusable { path: config.path.clone(), why: error.to_string() };
+        let lock = lock(&config.path).map_err(|error| match error {
+            LockError::InUse => StateError::InUse { path: config.path.clone() },
+            LockError::Unusable(error) => unusable(error),
+        })?;
         let files = prepare(&config.path).map_err(unusable)?;
         let counters = Counters::default();
         let (store, contents) = state_writer::open(&config, &counters);
@@ -241,21 +241,6 @@ impl Shared {
 
 fn routes_folder(path: &Path) -> PathBuf {
     path.join("routes")
-}
-
-fn lock(path: &Path) -> Result<File, StateError> {
-    let unusable = |error: io::Error| StateError::Unusable { path: path.to_owned(), why: error.to_string() };
-    fs::create_dir_all(path).map_err(unusable)?;
-    let file = File::create(path.join("lock")).map_err(unusable)?;
-    let started = Instant::now();
-    loop {
-        match file.try_lock() {
-            Ok(()) => return Ok(file),
-            Err(TryLockError::WouldBlock) if started.elapsed() < LOCK_PATIENCE => std::thread::sleep(LOCK_POLL),
-            Err(TryLockError::WouldBlock) => return Err(StateError::InUse { path: path.to_owned() }),
-            Err(TryLockError::Error(error)) => return Err(unusable(error)),
-        }
-    }
 }
 
 /// Makes the folder of snapshots and lists what is in it.

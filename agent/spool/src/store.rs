@@ -12,7 +12,8 @@ use std::time::{Duration, Instant};
 
 /// Memory for sled's own page cache (its default is 1 GiB).
 const PAGE_CACHE_BYTES: u64 = 8 * 1024 * 1024;
-/// How often sled writes its buffers out by itself. A crash loses at most this much of what was not flushed.
+/// How often sled writes the cache's and the audits' buffers out by itself. A crash loses at most this much of what was not
+/// flushed.
 const FLUSH_EVERY: Duration = Duration::from_secs(1);
 /// How long to wait for the lock of a database that is just being closed.
 const LOCK_PATIENCE: Duration = Duration::from_secs(2);
@@ -29,6 +30,19 @@ pub(crate) enum StoreError {
     Failed(String),
     #[error("{bytes} bytes on disk, more than {limit}")]
     TooLarge { bytes: u64, limit: u64 },
+    #[error("no space: {0}")]
+    Full(String),
+    #[error("input or output failed: {0}")]
+    Disk(String),
+}
+
+/// Who has sled write its buffers out.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Flushing {
+    /// A thread of sled's, every second. It also syncs, and only logs where that fails.
+    Background,
+    /// The caller alone, by [`Store::flush`].
+    ByCaller,
 }
 
 /// One open database.
@@ -41,24 +55,29 @@ pub(crate) struct Store {
 impl Store {
     /// Opens what lies at `path`, or makes it.
     pub(crate) fn open(path: &Path, max_disk_bytes: u64) -> Result<Self, StoreError> {
+        Self::open_with(path, max_disk_bytes, Flushing::Background)
+    }
+
+    /// Likewise, with a say in who flushes.
+    pub(crate) fn open_with(path: &Path, max_disk_bytes: u64, flushing: Flushing) -> Result<Self, StoreError> {
         let bytes = disk_bytes(path);
         if bytes > max_disk_bytes {
             return Err(StoreError::TooLarge { bytes, limit: max_disk_bytes });
         }
         let started = Instant::now();
         loop {
-            match guarded(|| Self::open_once(path)) {
+            match guarded(|| Self::open_once(path, flushing)) {
                 Err(StoreError::InUse) if started.elapsed() < LOCK_PATIENCE => std::thread::sleep(LOCK_POLL),
                 other => return other,
             }
         }
     }
 
-    fn open_once(path: &Path) -> Result<Self, sled::Error> {
+    fn open_once(path: &Path, flushing: Flushing) -> Result<Self, sled::Error> {
         let db = sled::Config::new()
             .path(path)
             .cache_capacity(PAGE_CACHE_BYTES)
-            .flush_every_ms(Some(FLUSH_EVERY.as_millis() as u64))
+            .flush_every_ms((flushing == Flushing::Background).then_some(FLUSH_EVERY.as_millis() as u64))
             .open()?;
         Ok(Self { entries: db.open_tree("entries")?, notes: db.open_tree("notes")?, db })
     }
@@ -131,7 +150,8 @@ fn aside(path: &Path) -> PathBuf {
     PathBuf::from(name)
 }
 
-fn remove_any(path: &Path) -> io::Result<()> {
+/// Deletes a file or a folder; one that is not there is deleted already.
+pub(crate) fn remove_any(path: &Path) -> io::Result<()> {
     let removed = match fs::symlink_metadata(path) {
         Ok(meta) if meta.is_dir() => fs::remove_dir_all(path),
         Ok(_) => fs::remove_file(path),
@@ -144,7 +164,7 @@ fn remove_any(path: &Path) -> io::Result<()> {
 }
 
 /// Bytes of the files in a database's folder (sled keeps no deeper folders than `blobs` and `snap`).
-fn disk_bytes(path: &Path) -> u64 {
+pub(crate) fn disk_bytes(path: &Path) -> u64 {
     let Ok(files) = fs::read_dir(path) else {
         return 0;
     };
@@ -175,8 +195,17 @@ fn guarded<T>(call: impl FnOnce() -> Result<T, sled::Error>) -> Result<T, StoreE
         Ok(Err(sled::Error::Io(error))) if error.to_string().contains("could not acquire lock") => {
             Err(StoreError::InUse)
         }
+        Ok(Err(sled::Error::Io(error))) => Err(from_io(&error)),
         Ok(Err(error)) => Err(StoreError::Failed(error.to_string())),
         Err(panic) => Err(StoreError::Panicked(panic_text(&*panic))),
+    }
+}
+
+/// What an error of the system means for a database.
+pub(crate) fn from_io(error: &io::Error) -> StoreError {
+    match error.kind() {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => StoreError::Full(error.to_string()),
+        _ => StoreError::Disk(error.to_string()),
     }
 }
 

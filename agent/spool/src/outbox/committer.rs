@@ -1,0 +1,395 @@
+//! The outbox's thread: gathers changes into groups, has each group survive by one barrier, and reports.
+//!
+//! ```text
+//! queue ─ group ─ large bodies to files ─ table ─ database ─ barrier ─ ledger ─ reports
+//!                        │                            │
+//!                        └── no space ────────────────┴─ undone, the reserve released, the database opened anew:
+//!                                                        insertions are refused, the rest is tried once more
+//! ```
+//!
+//! Where the disk is full, new requests are refused and what was accepted goes on in what the reserve held. Once a second
+//! the reserve is tried to be had again; from then on new requests are taken.
+//!
+//! An fsync that fails, or an error of the disk, ends everything: what is on it is in doubt.
+
+use std::io;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, PoisonError, RwLockWriteGuard};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use hedge_agent_core::outbox::{Change, Ending};
+
+use super::database::Fault;
+use super::ledger::Ledger;
+use super::pace::Pace;
+use super::part::INLINE_BYTES;
+use super::queue::Command;
+use super::rebuild::Places;
+use super::room::{self, Reserve};
+use super::row::Body;
+use super::table::Step;
+use super::{Shared, StoreReport};
+use crate::store::from_io;
+
+/// How often a full disk is looked at, and what was appended to the ledger is synced.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// Attempts at a group: as it is, and after the database was opened anew.
+const TRIES: usize = 2;
+/// How often the size of the database is looked at.
+const BARRIERS_PER_LOOK: u64 = 64;
+
+#[derive(Default)]
+pub(super) struct Counters {
+    pub(super) full: AtomicBool,
+    pub(super) database_bytes: AtomicU64,
+    pub(super) barriers: AtomicU64,
+    pub(super) changes: AtomicU64,
+    pub(super) refused: AtomicU64,
+    pub(super) reopened: AtomicU64,
+    pub(super) compacted: AtomicU64,
+}
+
+type Report = Box<dyn FnMut(StoreReport) + Send>;
+
+/// Starts the thread.
+pub(super) fn start(
+    shared: Arc<Shared>,
+    ledger: Ledger,
+    reserve: Reserve,
+    report: Report,
+) -> io::Result<JoinHandle<()>> {
+    shared.counters.full.store(!reserve.is_held(), Ordering::Relaxed);
+    std::thread::Builder::new().name("outbox".into()).spawn(move || {
+        let places = Places::new(&shared.config.path);
+        let pace = Pace::default();
+        let look_at = Instant::now();
+        let mut committer =
+            Committer { shared, places, ledger, ledger_is_behind: false, reserve, report, pace, look_at, dead: false };
+        committer.run();
+        committer.close();
+    })
+}
+
+pub(super) struct Committer {
+    pub(super) shared: Arc<Shared>,
+    pub(super) places: Places,
+    pub(super) ledger: Ledger,
+    /// Whether the ledger lacks something for want of space.
+    ledger_is_behind: bool,
+    pub(super) reserve: Reserve,
+    report: Report,
+    pace: Pace,
+    /// When to look after the disk and the ledger.
+    look_at: Instant,
+    dead: bool,
+}
+
+enum Work {
+    Group(Vec<Command>),
+    Look,
+    Reopen,
+    Close,
+}
+
+impl Committer {
+    fn run(&mut self) {
+        while !self.dead {
+            match self.next() {
+                Work::Group(group) => self.commit(group),
+                Work::Look => self.look(),
+                Work::Reopen => self.reopen_for_a_reader(),
+                Work::Close => return,
+            }
+        }
+    }
+
+    fn next(&self) -> Work {
+        let mut queue = self.shared.queue();
+        loop {
+            let now = Instant::now();
+            let due = match self.pace.due(&queue.waiting()) {
+                None if queue.closing => return Work::Close,
+                Some(due) if due <= now || queue.closing => return Work::Group(queue.take()),
+                due => due,
+            };
+            if queue.reopen {
+                return Work::Reopen;
+            }
+            let look_at = (self.is_full() || self.ledger_is_behind || !self.ledger.is_synced()).then_some(self.look_at);
+            if look_at.is_some_and(|at| at <= now) {
+                return Work::Look;
+            }
+            queue = match [due, look_at].into_iter().flatten().min() {
+                Some(until) => {
+                    let woken = self.shared.wake.wait_timeout(queue, until.saturating_duration_since(now));
+                    woken.unwrap_or_else(PoisonError::into_inner).0
+                }
+                None => self.shared.wake.wait(queue).unwrap_or_else(PoisonError::into_inner),
+            };
+        }
+    }
+
+    fn commit(&mut self, group: Vec<Command>) {
+        let mut group = self.admitted(group);
+        for attempt in 1..=TRIES {
+            let fault = match self.attempt(&group) {
+                Ok(()) => return self.committed(&group),
+                Err(fault) => fault,
+            };
+            self.remove_unnamed(&group);
+            match fault {
+                Fault::Disk(why) => return self.die(&why),
+                Fault::Full(why) => {
+                    self.become_full(&why);
+                    group = self.refuse_insertions(group);
+                }
+                Fault::Broken(why) if attempt == TRIES => return self.die(&why),
+                Fault::Broken(why) => tracing::warn!(why, "the outbox's database failed; opening it anew"),
+            }
+            match self.reopen() {
+                Err(Fault::Full(why)) => {
+                    self.become_full(&why);
+                    break;
+                }
+                Err(fault) => return self.die(&fault.to_string()),
+                Ok(()) => {}
+            }
+        }
+        self.give_up(group);
+    }
+
+    /// Refuses new requests for which there is no room; what is left may be written.
+    fn admitted(&mut self, group: Vec<Command>) -> Vec<Command> {
+        let bytes: u64 = group.iter().map(|command| command.body().len() as u64).sum();
+        if !group.iter().any(Command::is_insertion) {
+            return group;
+        }
+        if !self.is_full() {
+            let least = self.shared.config.least_free_bytes.saturating_add(bytes.saturating_mul(3));
+            match room::free(&self.shared.config.path) {
+                Ok(free) if free < least => self.become_full(&format!("{free} bytes are free")),
+                _ => {}
+            }
+        }
+        if self.is_full() {
+            return self.refuse_insertions(group);
+        }
+        let mut room = self.shared.config.max_bytes.saturating_sub(self.shared.table().held().payload_bytes);
+        let mut fits = |command: &Command| {
+            let bytes = command.body().len() as u64;
+            let fits = !command.is_insertion() || (command.payload.is_some() && bytes <= room);
+            room -= if command.is_insertion() && fits { bytes } else { 0 };
+            fits
+        };
+        let (admitted, refused): (Vec<_>, Vec<_>) = group.into_iter().partition(|command| fits(command));
+        self.refuse(refused);
+        admitted
+    }
+
+    /// Everything up to the barrier; where it fails nothing of it is left in the table.
+    fn attempt(&mut self, group: &[Command]) -> Result<(), Fault> {
+        self.write_files(group)?;
+        self.keep_poisoned(group);
+        let steps = {
+            let mut table = self.shared.table();
+            table.next_barrier();
+            let step = |command: &Command| table.change(&command.change, command.payload.as_ref());
+            group.iter().map(step).collect::<Vec<Step>>()
+        };
+        if let Err(fault) = self.write(&steps) {
+            self.shared.table().undo(steps);
+            return Err(fault);
+        }
+        self.tell_ledger(&steps)?;
+        let table = self.shared.table();
+        let released = steps.iter().filter_map(Step::released).filter(|file| !table.names_file(file));
+        released.for_each(|file| self.shared.files.remove(&file));
+        Ok(())
+    }
+
+    fn write_files(&self, group: &[Command]) -> Result<(), Fault> {
+        let large: Vec<&[u8]> = group.iter().map(Command::body).filter(|body| body.len() > INLINE_BYTES).collect();
+        let files = &self.shared.files;
+        let written = large.iter().try_for_each(|bytes| match Body::of(bytes).file {
+            Some(file) => files.write(&file, bytes),
+            None => Ok(()),
+        });
+        let synced = written.and_then(|()| if large.is_empty() { Ok(()) } else { files.sync() });
+        synced.map_err(|error| from_io(&error).into())
+    }
+
+    /// The payload of a request that killed the process is kept for people to look at. Where that fails, it is not.
+    fn keep_poisoned(&self, group: &[Command]) {
+        for command in group {
+            let Change::Finish { head, ending: Ending::Poisoned { .. } } = &command.change else { continue };
+            let row = self.shared.table().row(&head.id).cloned();
+            let Some(Ok(Some(payload))) = row.map(|row| self.shared.body(&row)) else { continue };
+            if let Err(error) = self.shared.quarantine.keep(&head.id, &payload) {
+                tracing::warn!(id = %head.id, %error, "the payload of a poisoned request was not kept");
+            }
+        }
+    }
+
+    fn write(&self, steps: &[Step]) -> Result<(), Fault> {
+        let slot = self.shared.database.write().unwrap_or_else(PoisonError::into_inner);
+        let database = slot.as_ref().ok_or_else(|| Fault::Full("the database could not be opened again".into()))?;
+        for step in steps {
+            step.puts.iter().try_for_each(|(key, value)| database.put(key, value))?;
+            step.removes.iter().try_for_each(|key| database.remove(key))?;
+        }
+        // Readers may go on while the disk works.
+        let slot = RwLockWriteGuard::downgrade(slot);
+        slot.as_ref().map_or(Ok(()), |database| database.barrier())
+    }
+
+    fn tell_ledger(&mut self, steps: &[Step]) -> Result<(), Fault> {
+        let records: Vec<u8> = steps.iter().filter_map(|step| step.record.as_deref()).flatten().copied().collect();
+        if self.ledger.is_synced() {
+            self.look_at = Instant::now() + LOOK_EVERY;
+        }
+        match self.ledger.append(&records) {
+            Ok(()) if !self.ledger.is_long(self.shared.table().len()) => Ok(()),
+            Ok(()) => self.renew_ledger(),
+            // It is evidence, and the change has survived: it is made good when there is space.
+            Err(error) if room::is_full(&error) => {
+                self.ledger_is_behind = true;
+                Ok(())
+            }
+            Err(error) => Err(Fault::Disk(format!("the outbox's ledger: {error}"))),
+        }
+    }
+
+    fn renew_ledger(&mut self) -> Result<(), Fault> {
+        let path = self.ledger.path().to_owned();
+        let created = {
+            let table = self.shared.table();
+            Ledger::create(&path, &table.account(), table.rows().into_iter())
+        };
+        match created {
+            Ok(ledger) => (self.ledger, self.ledger_is_behind) = (ledger, false),
+            Err(error) if room::is_full(&error) => self.ledger_is_behind = true,
+            Err(error) => return Err(Fault::Disk(format!("the outbox's ledger: {error}"))),
+        }
+        Ok(())
+    }
+
+    fn committed(&mut self, group: &[Command]) {
+        let counters = &self.shared.counters;
+        counters.changes.fetch_add(group.len() as u64, Ordering::Relaxed);
+        let barriers = counters.barriers.fetch_add(1, Ordering::Relaxed);
+        let writes = group.iter().filter_map(|command| command.write);
+        self.pace.committed(writes.clone().count());
+        for write in writes {
+            (self.report)(StoreReport::Persisted(write));
+        }
+        if barriers % BARRIERS_PER_LOOK == 0 {
+            self.look_at_size();
+        }
+    }
+
+    /// Removes the files of bodies that were not committed.
+    fn remove_unnamed(&self, group: &[Command]) {
+        let table = self.shared.table();
+        let files = group.iter().filter_map(|command| Body::of(command.body()).file);
+        files.filter(|file| !table.names_file(file)).for_each(|file| self.shared.files.remove(&file));
+    }
+
+    fn refuse_insertions(&mut self, group: Vec<Command>) -> Vec<Command> {
+        let (insertions, rest) = group.into_iter().partition(Command::is_insertion);
+        self.refuse(insertions);
+        rest
+    }
+
+    /// There is no space, even without the reserve. Notes wait on.
+    fn give_up(&mut self, group: Vec<Command>) {
+        let (writes, notes) = group.into_iter().partition(|command| command.write.is_some());
+        self.shared.queue().put_back(notes, Instant::now());
+        self.refuse(writes);
+    }
+
+    fn refuse(&mut self, commands: Vec<Command>) {
+        self.shared.counters.refused.fetch_add(commands.len() as u64, Ordering::Relaxed);
+        for write in commands.into_iter().filter_map(|command| command.write) {
+            (self.report)(StoreReport::NotPersisted(write));
+        }
+    }
+
+    pub(super) fn is_full(&self) -> bool {
+        self.shared.counters.full.load(Ordering::Relaxed)
+    }
+
+    fn become_full(&mut self, why: &str) {
+        if !self.shared.counters.full.swap(true, Ordering::Relaxed) {
+            tracing::warn!(why, "the disk is full: no new durable requests until there is space");
+        }
+        self.look_at = Instant::now() + LOOK_EVERY;
+        if let Err(error) = self.reserve.release().and(self.shared.quarantine.clear()) {
+            tracing::error!(%error, "the outbox's reserve cannot be released");
+        }
+    }
+
+    fn look(&mut self) {
+        self.look_at = Instant::now() + LOOK_EVERY;
+        if self.is_full() {
+            self.look_for_space();
+        }
+        let told = if self.ledger_is_behind { self.renew_ledger() } else { Ok(()) };
+        let synced = self.ledger.sync().map_err(|error| Fault::Disk(format!("fsync of the outbox's ledger: {error}")));
+        if let Err(fault) = told.and(synced) {
+            self.die(&fault.to_string());
+        }
+    }
+
+    /// Takes new requests again where the reserve can be had, and something beside it.
+    fn look_for_space(&mut self) {
+        let config = &self.shared.config;
+        let wanted = self.reserve.bytes().saturating_add(config.least_free_bytes.saturating_mul(2));
+        let enough = room::free(&config.path).is_ok_and(|free| free >= wanted);
+        let is_open = self.shared.database.read().unwrap_or_else(PoisonError::into_inner).is_some();
+        if !enough || !(is_open || self.reopen().is_ok()) {
+            return;
+        }
+        match self.reserve.take() {
+            Ok(true) => {
+                self.shared.counters.full.store(false, Ordering::Relaxed);
+                tracing::info!("there is space again: durable requests are taken");
+            }
+            Ok(false) => {}
+            Err(error) => self.die(&format!("the outbox's reserve: {error}")),
+        }
+    }
+
+    fn reopen_for_a_reader(&mut self) {
+        match self.reopen() {
+            Err(Fault::Full(why)) => self.become_full(&why),
+            Err(fault) => self.die(&fault.to_string()),
+            Ok(()) => {}
+        }
+        self.shared.queue().reopen = false;
+        self.shared.wake.notify_all();
+    }
+
+    fn die(&mut self, why: &str) {
+        self.dead = true;
+        tracing::error!(why, "the outbox's disk failed; durable requests end here");
+        (self.report)(StoreReport::Failed(why.to_owned()));
+    }
+
+    fn close(&mut self) {
+        {
+            let mut queue = self.shared.queue();
+            queue.closing = true;
+            queue.reopen = false;
+        }
+        self.shared.wake.notify_all();
+        if !self.dead {
+            // What it lacks is made good at the next start.
+            let _ = self.ledger.sync();
+        }
+        let database = self.shared.database.write().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(Err(error)) = database.map(super::database::Database::close) {
+            tracing::warn!(%error, "the outbox's database did not close cleanly");
+        }
+    }
+}

@@ -1,0 +1,238 @@
+//! Opening the outbox: what lies there is compared with the ledger, and made whole again where it is damaged.
+//!
+//! # A copy before sled opens it
+//!
+//! sled 0.34 destroys at open what it does not understand: behind a damaged message in its tail it overwrites the rest of the
+//! log, and every segment whose header is damaged is overwritten as free. So its file is copied first, which costs reading
+//! it and, where the copy goes before the system has written it out, nothing more. The copy is removed when the database is
+//! found to be sound. One that is there at the start means that the process died in here: then sled is not asked again,
+//! so that no damage can make the agent fail at each start.
+
+use std::collections::HashSet;
+use std::fs;
+use std::io;
+
+use super::compare::{self, Unnamed};
+use super::database::{Database, Fault, Scan};
+use super::files::Files;
+use super::key::Key;
+use super::ledger::{Evidence, Ledger};
+use super::quarantine::Quarantine;
+use super::raw;
+use super::rebuild::Places;
+use super::room::Reserve;
+use super::row::{Account, Row, State};
+use super::table::Table;
+use super::{Damage, Found, OutboxConfig, OutboxError, unusable};
+use crate::snapshot::sync_folder;
+use crate::store::{StoreError, remove_any};
+
+/// An outbox that is whole.
+pub(super) struct Opened {
+    pub(super) database: Database,
+    pub(super) table: Table,
+    pub(super) ledger: Ledger,
+    pub(super) files: Files,
+    pub(super) reserve: Reserve,
+    pub(super) quarantine: Quarantine,
+    pub(super) found: Found,
+}
+
+pub(super) fn open(config: &OutboxConfig) -> Result<Opened, OutboxError> {
+    let opening = Opening::begin(config).map_err(|error| unusable(config, &error))?;
+    match opening.open() {
+        Ok(opened) => Ok(opened),
+        Err(Failed::Full(why)) => Err(OutboxError::NoSpace { path: config.path.clone(), why }),
+        Err(Failed::Other(why)) => Err(OutboxError::Unusable { path: config.path.clone(), why }),
+    }
+}
+
+enum Failed {
+    Full(String),
+    Other(String),
+}
+
+struct Opening<'a> {
+    config: &'a OutboxConfig,
+    places: Places,
+    files: Files,
+    quarantine: Quarantine,
+    evidence: Evidence,
+}
+
+impl<'a> Opening<'a> {
+    fn begin(config: &'a OutboxConfig) -> io::Result<Self> {
+        sync_folder(&config.path)?;
+        if let Some(parent) = config.path.parent().filter(|parent| parent.is_dir()) {
+            sync_folder(parent)?;
+        }
+        let places = Places::new(&config.path);
+        places.settle()?;
+        Ok(Self {
+            config,
+            places,
+            files: Files::open(config.path.join("bodies"))?,
+            quarantine: Quarantine::new(config.path.join("quarantine"), config.max_quarantine_bytes),
+            evidence: Evidence::read(&config.path.join("ledger"))?,
+        })
+    }
+
+    fn open(self) -> Result<Opened, Failed> {
+        let reserve_path = self.config.path.join("reserve");
+        let (database, rows, account, mut damage) = match self.open_with_room() {
+            // What was held back for such times is for now.
+            Err(Failed::Full(_)) if reserve_path.exists() => {
+                fs::remove_file(&reserve_path)?;
+                self.open_with_room()?
+            }
+            other => other?,
+        };
+        remove_any(&self.places.before())?;
+        if self.evidence.unreadable > 0 {
+            damage.push(Damage::Ledger { records: self.evidence.unreadable });
+        }
+        let table = Table::restore(rows, account);
+        let ledger = Ledger::create(&self.config.path.join("ledger"), &table.account(), table.rows().into_iter())?;
+        self.files.sweep(|file| table.names_file(file))?;
+        let reserve = Reserve::open(reserve_path, self.config.reserve_bytes)?;
+        let saved = table.rows().into_iter().map(Row::saved).collect();
+        let found = Found { saved, damage };
+        Ok(Opened { database, table, ledger, files: self.files, reserve, quarantine: self.quarantine, found })
+    }
+
+    fn open_with_room(&self) -> Result<(Database, Vec<Row>, Account, Vec<Damage>), Failed> {
+        if self.places.before().exists() {
+            return self.salvage("opening it did not come to an end".to_owned());
+        }
+        let is_new = !self.places.database().exists();
+        if is_new && self.evidence.newest.serial > 0 {
+            return self.salvage("it is not there".to_owned());
+        }
+        self.copy_before()?;
+        match self.open_in_place() {
+            Ok((database, scan, rows)) => {
+                sync_folder(&self.config.path)?;
+                sweep(&database, &scan, &rows)?;
+                Ok((database, rows, scan.newest, Vec::new()))
+            }
+            Err(InPlace::Full(why)) => Err(Failed::Full(why)),
+            Err(InPlace::Damaged(why)) => self.salvage(why),
+        }
+    }
+
+    /// Copies sled's file; without the space for that it is opened without a copy.
+    fn copy_before(&self) -> io::Result<()> {
+        let (from, to) = (self.places.database().join("db"), self.places.before());
+        let part = to.with_extension("part");
+        match fs::copy(&from, &part).and_then(|_| fs::rename(&part, &to)) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            Err(error) if super::room::is_full(&error) => remove_any(&part),
+            other => other,
+        }
+    }
+
+    fn open_in_place(&self) -> Result<(Database, Scan, Vec<Row>), InPlace> {
+        let database = Database::open(&self.places.database())?;
+        let scan = database.scan()?;
+        let has_file = |row: &Row| has_file(&self.files, row);
+        let rows = compare::sound(&scan, &self.evidence, has_file).map_err(InPlace::Damaged)?;
+        Ok((database, scan, rows))
+    }
+
+    /// A new database of all that can be found, the old one to the quarantine.
+    fn salvage(&self, why: String) -> Result<(Database, Vec<Row>, Account, Vec<Damage>), Failed> {
+        let mut found = raw::Found::default();
+        for path in [self.places.before(), self.places.database()] {
+            if path.exists() {
+                found.search(&path)?;
+            }
+        }
+        let (rows, account, unnamed) = compare::merged(&found.rows, &self.evidence);
+        let was_lost: Vec<bool> = rows.iter().map(|row| row.body.lost).collect();
+        let rows: Vec<Row> = rows.into_iter().map(|row| self.without_file(row)).collect();
+        let account = Account { serial: account.serial + 1, ..totalled(account, &rows) };
+        let rows = self.places.build(rows, account, |key| found.part(key).map_err(|error| fault(&error)))?;
+        let mut kept = "not kept".to_owned();
+        self.places.swap(|old| {
+            // Better without the old one than without a new one.
+            match self.quarantine.take(old, "database") {
+                Ok(path) => kept = format!("at {}", path.display()),
+                Err(error) => kept = format!("not kept ({error})"),
+            }
+            Ok(())
+        })?;
+        let database = Database::open(&self.places.database()).map_err(Fault::from)?;
+        let mut damage = vec![Damage::Database { why, rows: rows.len(), kept }];
+        let lost = rows.iter().zip(was_lost).filter(|(row, was_lost)| row.body.lost && !was_lost);
+        damage.extend(lost.map(|(row, _)| lost_body(row)));
+        damage.extend(unnamed.map(|Unnamed { count, numbers }| Damage::Unnamed { count, numbers }));
+        Ok((database, rows, account, damage))
+    }
+
+    fn without_file(&self, mut row: Row) -> Row {
+        row.body.lost |= !has_file(&self.files, &row);
+        row
+    }
+}
+
+/// Removes what belongs to no row: parts of requests that were not accepted before the power went.
+fn sweep(database: &Database, scan: &Scan, rows: &[Row]) -> Result<(), Fault> {
+    let named: HashSet<_> = rows.iter().flat_map(Row::parts).collect();
+    let stray = scan.parts.iter().filter(|key| !named.contains(key));
+    stray.into_iter().try_for_each(|key| database.remove(key))?;
+    let kept: HashSet<u64> = rows.iter().map(|row| row.number).collect();
+    let erased = scan.rows.values().map(|(row, _)| row.number).filter(|number| !kept.contains(number));
+    erased.into_iter().try_for_each(|number| database.remove(&Key::Row(number)))
+}
+
+/// The account of these rows.
+pub(super) fn totalled(account: Account, rows: &[Row]) -> Account {
+    let next = rows.iter().map(|row| row.number + 1).max().unwrap_or(0).max(account.next);
+    let sum = rows.iter().fold(0, |sum: u64, row| sum.wrapping_add(row.number));
+    Account { next, live: rows.len() as u64, sum, ..account }
+}
+
+fn has_file(files: &Files, row: &Row) -> bool {
+    row.body.file.is_none_or(|file| files.has(&file, row.body.length))
+}
+
+fn lost_body(row: &Row) -> Damage {
+    let (id, number) = (row.id(), row.number);
+    match row.state {
+        State::Waiting(_) => Damage::Payload { id, number },
+        State::Ended(..) => Damage::Answer { id, number },
+    }
+}
+
+enum InPlace {
+    Full(String),
+    Damaged(String),
+}
+
+impl From<StoreError> for InPlace {
+    fn from(error: StoreError) -> Self {
+        match error {
+            StoreError::Full(why) => Self::Full(why),
+            other => Self::Damaged(other.to_string()),
+        }
+    }
+}
+
+fn fault(error: &io::Error) -> Fault {
+    crate::store::from_io(error).into()
+}
+
+impl From<Fault> for Failed {
+    fn from(fault: Fault) -> Self {
+        match fault {
+            Fault::Full(why) => Self::Full(why),
+            other => Self::Other(other.to_string()),
+        }
+    }
+}
+
+impl From<io::Error> for Failed {
+    fn from(error: io::Error) -> Self {
+        fault(&error).into()
+    }
+}

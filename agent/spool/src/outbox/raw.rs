@@ -1,0 +1,99 @@
+//! Values found in the raw bytes of a database's files, whatever sled makes of them.
+//!
+//! sled writes keys and values as they are. So where its own structure is damaged, every value that is not itself damaged can
+//! still be found by what it begins with ("hob1") and be trusted by its checksum, which covers its key. Old versions are
+//! found as well: of a row the one with the highest serial counts.
+
+use std::collections::HashMap;
+use std::fs::{self, File};
+use std::io::{self, Read};
+use std::os::unix::fs::FileExt as _;
+use std::path::{Path, PathBuf};
+
+use super::key::Key;
+use super::part::{PART_BYTES, Part};
+use super::row::{self, Account, HEADER, MAGIC, Record, Row};
+use crate::tensors::array;
+
+/// The longest value.
+const MAX_VALUE: usize = HEADER + PART_BYTES;
+/// Bytes read at a time.
+const CHUNK: usize = 1024 * 1024;
+
+/// What was found.
+#[derive(Default)]
+pub(super) struct Found {
+    files: Vec<PathBuf>,
+    /// The newest row of each number.
+    pub(super) rows: HashMap<u64, (Row, Account)>,
+    /// Where a part lies: in which file, where, and how long its value is.
+    parts: HashMap<Key, (usize, u64, usize)>,
+}
+
+impl Found {
+    /// Searches a file, and what lies below a folder.
+    pub(super) fn search(&mut self, path: &Path) -> io::Result<()> {
+        if path.is_dir() {
+            for file in fs::read_dir(path)? {
+                self.search(&file?.path())?;
+            }
+            return Ok(());
+        }
+        let file = self.files.len();
+        self.files.push(path.to_owned());
+        each_value(File::open(path)?, |at, value| self.take(file, at, value))
+    }
+
+    /// The value of a part, if it was found.
+    pub(super) fn part(&self, key: &Key) -> io::Result<Option<Vec<u8>>> {
+        let Some(&(file, at, length)) = self.parts.get(key) else { return Ok(None) };
+        let mut value = vec![0; length];
+        File::open(&self.files[file])?.read_exact_at(&mut value, at)?;
+        Ok(Part::decode(&value).is_some().then_some(value))
+    }
+
+    fn take(&mut self, file: usize, at: u64, value: &[u8]) {
+        if let Some(part) = Part::decode(value) {
+            self.parts.insert(Key::Part(part.side, part.number, part.part), (file, at, value.len()));
+        } else if let Some(Record::Row(row, account)) = row::decode(value) {
+            let newer = self.rows.get(&row.number).is_none_or(|(_, known)| known.serial < account.serial);
+            if newer {
+                self.rows.insert(row.number, (row, account));
+            }
+        }
+    }
+}
+
+/// Visits everything that may be a value, with its place.
+fn each_value(mut file: impl Read, mut visit: impl FnMut(u64, &[u8])) -> io::Result<()> {
+    let (mut window, mut start) = (Vec::new(), 0_u64);
+    loop {
+        let read = (&mut file).take(CHUNK as u64).read_to_end(&mut window)?;
+        // Values that might go on beyond the window wait for the next one.
+        let end = if read == 0 { window.len() } else { window.len().saturating_sub(MAX_VALUE) };
+        let mut at = 0;
+        while at < end {
+            match value_at(&window[at..]) {
+                Some(value) => visit(start + at as u64, value),
+                None => {
+                    at += 1;
+                    continue;
+                }
+            }
+            at += MAGIC.len();
+        }
+        if read == 0 {
+            return Ok(());
+        }
+        window.drain(..end);
+        start += end as u64;
+    }
+}
+
+fn value_at(bytes: &[u8]) -> Option<&[u8]> {
+    if !bytes.starts_with(MAGIC) || bytes.len() < HEADER {
+        return None;
+    }
+    let length = u32::from_le_bytes(array(&bytes[8..12])) as usize;
+    bytes.get(..HEADER.checked_add(length)?).filter(|value| value.len() <= MAX_VALUE)
+}

@@ -1,0 +1,129 @@
+//! The database of a running outbox, opened anew after a fault, or written anew because it has grown too large.
+//!
+//! After a fault sled takes nothing any more, and what it holds is not known: it may have more than was reported, or less.
+//! The table knows what was: what the database has beyond it is removed, and what it lacks is found in its raw bytes.
+
+use std::collections::HashSet;
+use std::io;
+use std::sync::PoisonError;
+use std::sync::atomic::Ordering;
+
+use super::committer::Committer;
+use super::database::{Database, Fault, Scan};
+use super::key::Key;
+use super::open::totalled;
+use super::raw;
+use super::row::Row;
+use crate::store::from_io;
+
+/// The database is written anew where its files are larger than this, and than so many times what it holds.
+const COMPACT_FROM: u64 = 64 * 1024 * 1024;
+const COMPACT_TIMES: u64 = 4;
+/// What a row costs beside its body.
+const ROW_COST: u64 = 512;
+
+impl Committer {
+    /// Closes the database and opens it again with what the table says.
+    pub(super) fn reopen(&mut self) -> Result<(), Fault> {
+        self.shared.counters.reopened.fetch_add(1, Ordering::Relaxed);
+        let mut slot = self.shared.database.write().unwrap_or_else(PoisonError::into_inner);
+        if let Some(broken) = slot.take() {
+            // How it takes that does not matter: it is read anew.
+            let _ = broken.close();
+        }
+        let database = match Database::open(&self.places.database()).and_then(|database| {
+            let scan = database.scan()?;
+            Ok((database, scan))
+        }) {
+            Ok((database, scan)) if self.has_all(&scan) => {
+                self.remove_surplus(&database, &scan)?;
+                database
+            }
+            Err(crate::store::StoreError::Full(why)) => return Err(Fault::Full(why)),
+            Err(error) => {
+                tracing::warn!(%error, "the outbox's database does not open again; writing it anew");
+                self.salvage()?
+            }
+            Ok((database, _)) => {
+                let _ = database.close();
+                tracing::warn!("the outbox's database lost something when it was opened again; writing it anew");
+                self.salvage()?
+            }
+        };
+        *slot = Some(database);
+        Ok(())
+    }
+
+    fn has_all(&self, scan: &Scan) -> bool {
+        let table = self.shared.table();
+        let has = |row: &Row| scan.rows.contains_key(&row.id()) && (row.body.lost || scan.has_body(row));
+        scan.damaged.is_empty() && table.rows().into_iter().all(has)
+    }
+
+    /// Makes the database what the table says.
+    fn remove_surplus(&self, database: &Database, scan: &Scan) -> Result<(), Fault> {
+        let mut table = self.shared.table();
+        for (id, (row, _)) in &scan.rows {
+            match table.row(id) {
+                None => database.remove(&Key::Row(row.number))?,
+                Some(known) if known != row => database.put(&Key::Row(row.number), &known.encode(&table.account()))?,
+                Some(_) => {}
+            }
+        }
+        let named: HashSet<Key> = table.rows().into_iter().flat_map(Row::parts).collect();
+        scan.parts.iter().filter(|key| !named.contains(key)).try_for_each(|key| database.remove(key))?;
+        let (key, value) = table.restate();
+        database.put(&key, &value)?;
+        database.barrier()
+    }
+
+    /// A new database from the raw bytes of the old one.
+    fn salvage(&self) -> Result<Database, Fault> {
+        let mut found = raw::Found::default();
+        found.search(&self.places.database()).map_err(|error| fault(&error))?;
+        self.rebuild(|key| found.part(key).map_err(|error| fault(&error)), true)
+    }
+
+    fn rebuild(&self, part: impl Fn(&Key) -> Result<Option<Vec<u8>>, Fault>, damaged: bool) -> Result<Database, Fault> {
+        let mut table = self.shared.table();
+        let rows: Vec<Row> = table.rows().into_iter().cloned().collect();
+        table.restate();
+        let rows = self.places.build(rows.clone(), totalled(table.account(), &rows), part)?;
+        let swapped = self.places.swap(|old| match damaged {
+            true => self.shared.quarantine.take(old, "database").map(drop),
+            false => Ok(()),
+        });
+        swapped.map_err(|error| fault(&error))?;
+        for row in rows.into_iter().filter(|row| row.body.lost) {
+            table.lose_body(&row.id());
+        }
+        Ok(Database::open(&self.places.database())?)
+    }
+
+    pub(super) fn look_at_size(&mut self) {
+        let slot = self.shared.database.read().unwrap_or_else(PoisonError::into_inner);
+        let bytes = slot.as_ref().and_then(|database| database.disk_bytes().ok()).unwrap_or(0);
+        drop(slot);
+        self.shared.counters.database_bytes.store(bytes, Ordering::Relaxed);
+        let held = self.shared.table().held();
+        let holds = held.payload_bytes + held.answer_bytes + (held.waiting + held.results) * ROW_COST;
+        if bytes > COMPACT_FROM.max(holds.saturating_mul(COMPACT_TIMES)) && !self.is_full() {
+            if let Err(fault) = self.compact() {
+                tracing::warn!(%fault, "the outbox's database was not made smaller");
+            }
+        }
+    }
+
+    /// Writes the database anew, as small as what it holds.
+    fn compact(&mut self) -> Result<(), Fault> {
+        self.shared.counters.compacted.fetch_add(1, Ordering::Relaxed);
+        let mut slot = self.shared.database.write().unwrap_or_else(PoisonError::into_inner);
+        let Some(old) = slot.take() else { return Ok(()) };
+        *slot = Some(self.rebuild(|key| Ok(old.part(key)?), false)?);
+        Ok(())
+    }
+}
+
+fn fault(error: &io::Error) -> Fault {
+    from_io(error).into()
+}

@@ -1,0 +1,86 @@
+//! Space on the disk: how much there is, and what is held back so that accepted work can end when there is none.
+//!
+//! ```text
+//! reserve     16 MiB of blocks that are allocated, of no content; not there while the disk is full
+//! ```
+
+use std::fs::{self, File, OpenOptions};
+use std::io;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{FallocateFlags, fallocate, statvfs};
+
+use crate::snapshot::sync_folder;
+
+/// The reserve of one outbox.
+pub(super) struct Reserve {
+    path: PathBuf,
+    bytes: u64,
+    held: bool,
+}
+
+impl Reserve {
+    /// The reserve at `path`, taken if there is space for it.
+    pub(super) fn open(path: PathBuf, bytes: u64) -> io::Result<Self> {
+        let mut reserve = Self { path, bytes, held: false };
+        reserve.take()?;
+        Ok(reserve)
+    }
+
+    pub(super) fn is_held(&self) -> bool {
+        self.held
+    }
+
+    pub(super) fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// Takes the reserve, or what it lacks. False if there is no space for it; then nothing of it is held.
+    pub(super) fn take(&mut self) -> io::Result<bool> {
+        if self.bytes == 0 {
+            self.held = true;
+            return Ok(true);
+        }
+        let allocated = OpenOptions::new().write(true).create(true).truncate(false).open(&self.path);
+        let allocated = allocated.and_then(|file| allocate(&file, self.bytes));
+        self.held = match allocated {
+            Ok(()) => {
+                sync_folder(self.path.parent().unwrap_or(&self.path))?;
+                true
+            }
+            Err(error) if is_full(&error) => {
+                self.release()?;
+                false
+            }
+            Err(error) => return Err(error),
+        };
+        Ok(self.held)
+    }
+
+    /// Gives the space back.
+    pub(super) fn release(&mut self) -> io::Result<()> {
+        self.held = false;
+        match fs::remove_file(&self.path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Blocks for the whole length, so that it is no sparse file; they are not written to, which would wear flash out.
+fn allocate(file: &File, bytes: u64) -> io::Result<()> {
+    file.set_len(file.metadata()?.len().min(bytes))?;
+    fallocate(file, FallocateFlags::empty(), 0, bytes)?;
+    file.sync_all()
+}
+
+/// Bytes that may still be written where `path` lies.
+pub(super) fn free(path: &Path) -> io::Result<u64> {
+    let stat = statvfs(path)?;
+    Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
+}
+
+/// Whether an error says that there is no space.
+pub(super) fn is_full(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+}
