@@ -4,6 +4,7 @@
 //! ([`AuditQueue::take_lost`]), because a lost audit must not be waited for. An audit is leased, asked about, and finished
 //! or released; leases end with the process, so after a restart the cloud is asked again.
 
+use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc;
@@ -82,6 +83,12 @@ pub struct AuditStats {
     pub rebuilt: u64,
 }
 
+impl fmt::Debug for AuditQueue {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("AuditQueue").field("path", &self.shared.config.path).finish_non_exhaustive()
+    }
+}
+
 impl AuditQueue {
     pub(crate) fn new(shared: Arc<Shared>) -> Self {
         Self { shared }
@@ -149,6 +156,13 @@ impl AuditQueue {
         inner.lose(gone, LostBecause::Withdrawn, &self.shared.counters.withdrawn);
         drop(inner);
         self.shared.wake.notify_all();
+    }
+
+    /// Drops all audits that wait and gives the space back that they take on the disk: audits go first when it is full. For a
+    /// minute new ones wait in memory only. Blocks.
+    pub fn shed(&self) {
+        self.shared.inner().shed = true;
+        self.sync();
     }
 
     /// What was lost since the last call.

@@ -1,9 +1,14 @@
-//! The time that ages cache entries.
+//! Time that only moves forward, on devices that boot in 1970 and whose clocks jump.
 //!
-//! Devices boot in 1970 and clocks jump. Trusted time is the largest of what was persisted, what the wall clock says, and
-//! the start of this process plus monotonic time since; it never moves back. So a wrong clock can make entries live longer
-//! by the time that the device was switched off (it cannot know), or expire too early (a clock that ran ahead), but a
-//! running process always ages them, and nothing ever underflows.
+//! Trusted time is the largest of what was persisted and what it was told since, and goes on with the monotonic clock. Whether the
+//! wall clock is one of those who tell depends on what the time is for:
+//!
+//! - What ages caches and audits follows it. A wrong clock can make entries live longer by the time that the device was switched
+//!   off (it cannot know), or expire too early (a clock that ran ahead), but a running process always ages them.
+//! - What signed things are judged by (slots.rs) does not: a clock that once was ahead by years would have it so for ever.
+//!   It is told the time by signatures, and is never before the time of the program's build.
+//!
+//! Nothing ever underflows.
 
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -34,28 +39,52 @@ impl TimeSource for MachineTime {
     }
 }
 
+/// Whether the wall clock is believed.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Wall {
+    Believed,
+    Ignored,
+}
+
 /// Seconds that only move forward.
 pub(crate) struct TrustedClock {
     source: Box<dyn TimeSource>,
-    start_secs: u64,
-    start: Duration,
-    highest: u64,
+    wall: Wall,
+    /// What it was, and when on the monotonic clock.
+    base: (u64, Duration),
 }
 
 impl TrustedClock {
-    /// `persisted` is the highest trusted second that an earlier process left behind, 0 if none did.
+    /// A clock that follows the wall clock. `persisted` is the highest trusted second that an earlier process left behind, 0
+    /// if none did.
     pub(crate) fn new(source: Box<dyn TimeSource>, persisted: u64) -> Self {
-        let start_secs = persisted.max(source.wall_secs());
-        let start = source.monotonic();
-        Self { source, start_secs, start, highest: start_secs }
+        Self::with(source, persisted, Wall::Believed)
+    }
+
+    /// A clock that starts from `persisted`.
+    pub(crate) fn with(source: Box<dyn TimeSource>, persisted: u64, wall: Wall) -> Self {
+        let base = (persisted, source.monotonic());
+        Self { source, wall, base }
     }
 
     /// The trusted second.
     pub(crate) fn now(&mut self) -> u64 {
-        let elapsed = self.source.monotonic().saturating_sub(self.start);
-        let running = self.start_secs.saturating_add(elapsed.as_secs());
-        self.highest = self.highest.max(running).max(self.source.wall_secs());
-        self.highest
+        if self.wall == Wall::Believed {
+            self.believe(self.source.wall_secs());
+        }
+        self.running()
+    }
+
+    /// It is at least this second.
+    pub(crate) fn believe(&mut self, secs: u64) {
+        if secs > self.running() {
+            self.base = (secs, self.source.monotonic());
+        }
+    }
+
+    fn running(&self) -> u64 {
+        let (secs, since) = self.base;
+        secs.saturating_add(self.source.monotonic().saturating_sub(since).as_secs())
     }
 }
 
@@ -121,6 +150,18 @@ mod tests {
         assert_eq!(clock.now(), YEAR_2026);
         time.wall.store(99, Ordering::SeqCst);
         assert_eq!(clock.now(), YEAR_2026);
+    }
+
+    #[test]
+    fn a_clock_that_ignores_the_wall_goes_by_what_it_is_told_and_by_the_time_that_passes() {
+        let time = ManualTime::at(YEAR_2026 + 1_000_000_000);
+        let mut clock = TrustedClock::with(Box::new(time.clone()), YEAR_2026, Wall::Ignored);
+        time.pass(30);
+        assert_eq!(clock.now(), YEAR_2026 + 30);
+        clock.believe(YEAR_2026 + 100);
+        clock.believe(YEAR_2026 + 50);
+        time.pass(1);
+        assert_eq!(clock.now(), YEAR_2026 + 101);
     }
 
     #[test]

@@ -15,12 +15,13 @@
 //! state or the new one is there. A file that cannot be read is moved aside as NAME.damaged (one is kept) and reported.
 
 use std::fs::{self, File};
-use std::io::{self, Read, Write};
+use std::io::{self, Read};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use sha2::{Digest as _, Sha256};
 
+use crate::replace::replace;
 use crate::tensors::array;
 
 /// The largest state that is kept.
@@ -78,20 +79,8 @@ pub(crate) fn read(folder: &Path, model: &str) -> Result<Option<Vec<u8>>, Damage
 
 /// Puts `state` in the place of what lay there, durably.
 pub(crate) fn write(folder: &Path, model: &str, state: &[u8]) -> io::Result<()> {
-    let path = path(folder, model);
-    let part = path.with_extension("part");
     let content = encode(model, state).ok_or_else(|| io::Error::other("the state is too large to be saved"))?;
-    let mut file = File::create(&part)?;
-    file.write_all(&content)?;
-    file.sync_all()?;
-    drop(file);
-    fs::rename(&part, &path)?;
-    sync_folder(folder)
-}
-
-/// Makes the names in a folder survive the end of the power.
-pub(crate) fn sync_folder(folder: &Path) -> io::Result<()> {
-    File::open(folder)?.sync_all()
+    replace(&path(folder, model), &content)
 }
 
 fn read_bounded(path: &Path) -> io::Result<Vec<u8>> {

@@ -27,6 +27,7 @@ use crate::audits::{AuditQueue, Lost};
 use crate::clock::{MachineTime, TimeSource, TrustedClock};
 use crate::lock::{LockError, lock};
 use crate::pending::Pending;
+use crate::replace::sync_folder;
 use crate::routes::RouteStore;
 use crate::snapshot;
 use crate::state_writer::{self, Contents};
@@ -110,6 +111,8 @@ pub(crate) struct Inner {
     pub(crate) soon_at: Instant,
     /// The files there are, which bounds them.
     pub(crate) files: BTreeSet<PathBuf>,
+    /// The audits give way to what is worth more.
+    pub(crate) shed: bool,
     /// Who waits for everything to be on disk.
     pub(crate) barriers: Vec<SyncSender<()>>,
     pub(crate) closing: bool,
@@ -172,6 +175,7 @@ impl State {
             saves: BTreeMap::new(),
             soon_at: Instant::now(),
             files,
+            shed: false,
             barriers: Vec::new(),
             closing: false,
         };
@@ -247,7 +251,7 @@ fn routes_folder(path: &Path) -> PathBuf {
 fn prepare(path: &Path) -> io::Result<BTreeSet<PathBuf>> {
     let routes = routes_folder(path);
     fs::create_dir_all(&routes)?;
-    snapshot::sync_folder(path)?;
+    sync_folder(path)?;
     let files = fs::read_dir(&routes)?.map(|file| Ok(file?.path()));
     let files: io::Result<BTreeSet<PathBuf>> = files.collect();
     Ok(files?.into_iter().filter(|path| snapshot::is_snapshot(path)).collect())

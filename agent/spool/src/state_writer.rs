@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use crate::audit::{self, Record};
 use crate::audits::{LostBecause, count};
 use crate::pending::{Pending, Waiting, Write};
+use crate::replace::sync_folder;
 use crate::routes::MAX_ROUTES;
 use crate::snapshot;
 use crate::state::{Counters, Inner, Save, Shared, StateConfig};
@@ -57,6 +58,9 @@ pub(crate) fn run(shared: &Arc<Shared>) {
     let mut writer = Writer { shared, next_sweep: now + SWEEP_EVERY, sync_at: None, rebuild_at: now, unsaved: false };
     loop {
         let work = writer.wait();
+        if work.shed {
+            writer.shed();
+        }
         writer.write_audits(work.everything || !work.saves.is_empty());
         work.saves.into_iter().for_each(|(model, save)| writer.save(model, save));
         // Whoever waited may have gone.
@@ -83,6 +87,8 @@ struct Writer<'a> {
 struct Work {
     saves: BTreeMap<String, Save>,
     barriers: Vec<SyncSender<()>>,
+    /// The audits are to be dropped.
+    shed: bool,
     /// All audits are to be written and synced.
     everything: bool,
     closing: bool,
@@ -136,7 +142,8 @@ impl Writer<'_> {
             inner.soon_at = now + PAUSE.max(Duration::from_secs((bytes / SOON_BYTES_PER_SEC) as u64));
         }
         let barriers = std::mem::take(&mut inner.barriers);
-        Work { everything: closing || !barriers.is_empty(), saves, barriers, closing }
+        let shed = std::mem::take(&mut inner.shed);
+        Work { everything: closing || !barriers.is_empty(), shed, saves, barriers, closing }
     }
 
     fn has_store(&self) -> bool {
@@ -233,6 +240,11 @@ impl Writer<'_> {
             None => return false,
         };
         let Err(error) = outcome else { return true };
+        if let StoreError::Full(why) = &error {
+            tracing::warn!(why, "the disk is full: the audits that wait are dropped");
+            self.shed();
+            return false;
+        }
         let path = database(&self.shared.config);
         tracing::warn!(path = %path.display(), %error, "the queue of audits failed; starting an empty one");
         count(&self.shared.counters.rebuilt, 1);
@@ -243,6 +255,22 @@ impl Writer<'_> {
         let gone = inner.pending.lose_written();
         inner.lose(gone, LostBecause::Damage, &self.shared.counters.damaged);
         false
+    }
+
+    /// Drops all audits and gives their space back; for a while others wait in memory only.
+    fn shed(&mut self) {
+        let store = self.shared.store.write().unwrap_or_else(PoisonError::into_inner).take();
+        // It is being thrown away; how it takes that does not matter.
+        let _ = store.map(Store::close);
+        if let Err(error) = store::discard(&database(&self.shared.config)) {
+            tracing::error!(%error, "the space of the audits cannot be given back");
+        }
+        let mut inner = self.shared.inner();
+        let gone = inner.pending.remove_where(|_| true);
+        // With the database went the records that said so.
+        inner.pending.lose_written();
+        inner.lose(gone, LostBecause::Room, &self.shared.counters.dropped);
+        self.rebuild_at = Instant::now() + REBUILD_EVERY;
     }
 
     /// Whether there is a database again.
@@ -286,13 +314,13 @@ fn remake(config: &StateConfig) -> Result<Store, StoreError> {
     store::discard(&path).map_err(|error| StoreError::Failed(error.to_string()))?;
     let store = Store::open(&path, u64::MAX)?;
     // So that the new folder is still there after the power went.
-    snapshot::sync_folder(&config.path).map_err(|error| StoreError::Failed(error.to_string()))?;
+    sync_folder(&config.path).map_err(|error| StoreError::Failed(error.to_string()))?;
     Ok(store)
 }
 
 fn open_and_scan(config: &StateConfig, counters: &Counters) -> Result<(Store, Contents), StoreError> {
     let store = Store::open(&database(config), max_disk_bytes(config))?;
-    snapshot::sync_folder(&config.path).map_err(|error| StoreError::Failed(error.to_string()))?;
+    sync_folder(&config.path).map_err(|error| StoreError::Failed(error.to_string()))?;
     let mut found: BTreeMap<u64, Option<(Waiting, u64)>> = BTreeMap::new();
     let mut foreign = Vec::new();
     let mut damaged = 0;

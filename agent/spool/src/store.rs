@@ -45,8 +45,10 @@ pub(crate) enum Flushing {
     ByCaller,
 }
 
-/// One open database.
-pub(crate) struct Store {
+/// One open database. Dropping it does not panic either.
+pub(crate) struct Store(Option<Trees>);
+
+struct Trees {
     entries: sled::Tree,
     notes: sled::Tree,
     db: sled::Db,
@@ -79,38 +81,38 @@ impl Store {
             .cache_capacity(PAGE_CACHE_BYTES)
             .flush_every_ms((flushing == Flushing::Background).then_some(FLUSH_EVERY.as_millis() as u64))
             .open()?;
-        Ok(Self { entries: db.open_tree("entries")?, notes: db.open_tree("notes")?, db })
+        Ok(Self(Some(Trees { entries: db.open_tree("entries")?, notes: db.open_tree("notes")?, db })))
     }
 
     pub(crate) fn read(&self, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
-        guarded(|| self.entries.get(key).map(|value| value.map(|bytes| bytes.to_vec())))
+        guarded(|| self.trees().entries.get(key).map(|value| value.map(|bytes| bytes.to_vec())))
     }
 
     pub(crate) fn write(&self, key: &[u8], value: &[u8]) -> Result<(), StoreError> {
-        guarded(|| self.entries.insert(key, value).map(drop))
+        guarded(|| self.trees().entries.insert(key, value).map(drop))
     }
 
     pub(crate) fn remove(&self, key: &[u8]) -> Result<(), StoreError> {
-        guarded(|| self.entries.remove(key).map(drop))
+        guarded(|| self.trees().entries.remove(key).map(drop))
     }
 
     pub(crate) fn write_note(&self, name: &str, value: &[u8]) -> Result<(), StoreError> {
-        guarded(|| self.notes.insert(name, value).map(drop))
+        guarded(|| self.trees().notes.insert(name, value).map(drop))
     }
 
     /// Visits every note.
     pub(crate) fn each_note(&self, mut visit: impl FnMut(&[u8], &[u8])) -> Result<(), StoreError> {
-        each(&self.notes, &mut visit)
+        each(&self.trees().notes, &mut visit)
     }
 
     /// Visits every entry, in no useful order.
     pub(crate) fn each_entry(&self, mut visit: impl FnMut(&[u8], &[u8])) -> Result<(), StoreError> {
-        each(&self.entries, &mut visit)
+        each(&self.trees().entries, &mut visit)
     }
 
     /// Hands everything to the operating system: from then on it survives the end of this process, not of the power.
     pub(crate) fn flush(&self) -> Result<(), StoreError> {
-        guarded(|| self.db.flush().map(drop))
+        guarded(|| self.trees().db.flush().map(drop))
     }
 
     /// Everything survives the end of the power from now on: sled's own flush is `sync_file_range`, which is no barrier.
@@ -121,15 +123,31 @@ impl Store {
     }
 
     pub(crate) fn disk_bytes(&self) -> Result<u64, StoreError> {
-        guarded(|| self.db.size_on_disk())
+        guarded(|| self.trees().db.size_on_disk())
     }
 
     /// Closes the database; a panic on the way out is only worth knowing.
-    pub(crate) fn close(self) -> Result<(), StoreError> {
+    pub(crate) fn close(mut self) -> Result<(), StoreError> {
+        self.let_go()
+    }
+
+    fn trees(&self) -> &Trees {
+        self.0.as_ref().expect("only closing takes them")
+    }
+
+    fn let_go(&mut self) -> Result<(), StoreError> {
+        let trees = self.0.take();
         guarded(move || {
-            drop(self);
+            drop(trees);
             Ok(())
         })
+    }
+}
+
+impl Drop for Store {
+    fn drop(&mut self) {
+        // Who wants to know closes it.
+        let _ = self.let_go();
     }
 }
 
@@ -163,19 +181,16 @@ pub(crate) fn remove_any(path: &Path) -> io::Result<()> {
     }
 }
 
-/// Bytes of the files in a database's folder (sled keeps no deeper folders than `blobs` and `snap`).
+/// Bytes of a file, or of the files in a folder.
 pub(crate) fn disk_bytes(path: &Path) -> u64 {
-    let Ok(files) = fs::read_dir(path) else {
-        return 0;
-    };
-    files
-        .flatten()
-        .map(|file| match file.metadata() {
-            Ok(meta) if meta.is_dir() => disk_bytes(&file.path()),
-            Ok(meta) => meta.len(),
-            Err(_) => 0,
-        })
-        .sum()
+    match fs::symlink_metadata(path) {
+        Ok(meta) if meta.is_dir() => {
+            let files = fs::read_dir(path).into_iter().flatten().flatten();
+            files.map(|file| disk_bytes(&file.path())).sum()
+        }
+        Ok(meta) => meta.len(),
+        Err(_) => 0,
+    }
 }
 
 fn each(tree: &sled::Tree, visit: &mut impl FnMut(&[u8], &[u8])) -> Result<(), StoreError> {

@@ -30,12 +30,13 @@ use super::room::{self, Reserve};
 use super::row::Body;
 use super::table::Step;
 use super::{Shared, StoreReport};
+use crate::audits::AuditQueue;
 use crate::store::from_io;
 
 /// How often a full disk is looked at, and what was appended to the ledger is synced.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
-/// Attempts at a group: as it is, and after the database was opened anew.
-const TRIES: usize = 2;
+/// Attempts at a group: as it is, when the audits have given way, and without new requests.
+const TRIES: usize = 3;
 /// How often the size of the database is looked at.
 const BARRIERS_PER_LOOK: u64 = 64;
 
@@ -140,6 +141,7 @@ impl Committer {
             self.remove_unnamed(&group);
             match fault {
                 Fault::Disk(why) => return self.die(&why),
+                Fault::Full(_) if self.audits_give_way() => {}
                 Fault::Full(why) => {
                     self.become_full(&why);
                     group = self.refuse_insertions(group);
@@ -167,9 +169,8 @@ impl Committer {
         }
         if !self.is_full() {
             let least = self.shared.config.least_free_bytes.saturating_add(bytes.saturating_mul(3));
-            match room::free(&self.shared.config.path) {
-                Ok(free) if free < least => self.become_full(&format!("{free} bytes are free")),
-                _ => {}
+            if self.lacks(least) && !(self.audits_give_way() && !self.lacks(least)) {
+                self.become_full(&format!("less than {least} bytes are free"));
             }
         }
         if self.is_full() {
@@ -185,6 +186,17 @@ impl Committer {
         let (admitted, refused): (Vec<_>, Vec<_>) = group.into_iter().partition(|command| fits(command));
         self.refuse(refused);
         admitted
+    }
+
+    fn lacks(&self, bytes: u64) -> bool {
+        // A file system that does not tell is asked by writing.
+        room::free(&self.shared.config.path).is_ok_and(|free| free < bytes)
+    }
+
+    /// Whether audits were dropped to make room.
+    fn audits_give_way(&self) -> bool {
+        let audits = self.shared.config.audits.as_ref().filter(|audits| audits.stats().waiting > 0);
+        audits.map(AuditQueue::shed).is_some()
     }
 
     /// Everything up to the barrier; where it fails nothing of it is left in the table.
@@ -345,7 +357,7 @@ impl Committer {
     fn look_for_space(&mut self) {
         let config = &self.shared.config;
         let wanted = self.reserve.bytes().saturating_add(config.least_free_bytes.saturating_mul(2));
-        let enough = room::free(&config.path).is_ok_and(|free| free >= wanted);
+        let enough = !self.lacks(wanted);
         let is_open = self.shared.database.read().unwrap_or_else(PoisonError::into_inner).is_some();
         if !enough || !(is_open || self.reopen().is_ok()) {
             return;

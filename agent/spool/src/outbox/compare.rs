@@ -109,3 +109,117 @@ fn totals(rows: &[Row]) -> (u64, u64) {
 fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::outbox::key::Key;
+    use crate::outbox::row::{Body, State};
+    use hedge_agent_core::outbox::{Expiry, Head};
+    use hedge_wire::{BootId, Digest};
+    use std::time::Duration;
+
+    fn row(number: u64, attempts: u8) -> Row {
+        let expiry = Expiry { boot: BootId(1), at: Duration::ZERO, left: Duration::ZERO };
+        let (id, digest) = (RequestId::from_bytes([number as u8; 16]), Digest([1; 32]));
+        let head = Head { id, digest, bytes: 0, attempts, placed: false, expiry };
+        Row { number, state: State::Waiting(head), body: Body { length: 1, ..Body::default() } }
+    }
+
+    fn account(serial: u64, numbers: &[u64]) -> Account {
+        let next = numbers.iter().max().map_or(0, |last| last + 1);
+        Account { serial, barrier: serial, next, live: numbers.len() as u64, sum: numbers.iter().sum() }
+    }
+
+    /// A database of these rows, the last change's account being that of `counted`.
+    fn scan(numbers: &[u64], counted: &[u64]) -> Scan {
+        let newest = account(10, counted);
+        let mut scan = Scan { newest, ..Scan::default() };
+        for &number in numbers {
+            scan.rows.insert(row(number, 0).id(), (row(number, 0), Account { serial: number, ..newest }));
+            scan.parts.extend(row(number, 0).parts());
+        }
+        scan
+    }
+
+    fn ledger(numbers: &[u64]) -> Evidence {
+        let rows = numbers.iter().map(|&number| (row(number, 0).id(), (row(number, 0), account(10, numbers))));
+        Evidence { rows: rows.collect(), newest: account(10, numbers), whole_to: 10, ..Evidence::default() }
+    }
+
+    fn judged(scan: &Scan, ledger: &Evidence) -> Result<Vec<u64>, String> {
+        sound(scan, ledger, |_| true).map(|rows| rows.iter().map(|row| row.number).collect())
+    }
+
+    fn found(rows: &[(Row, u64)]) -> HashMap<u64, (Row, Account)> {
+        rows.iter().map(|(row, serial)| (row.number, (row.clone(), account(*serial, &[])))).collect()
+    }
+
+    #[test]
+    fn a_database_that_has_what_its_newest_change_counted_is_sound() {
+        assert_eq!(judged(&scan(&[3, 1, 2], &[1, 2, 3]), &ledger(&[1, 2, 3])), Ok(vec![1, 2, 3]));
+        assert_eq!(judged(&scan(&[], &[]), &Evidence::default()), Ok(vec![]));
+        // A ledger that lacks the last second tells nothing against it.
+        let behind = Evidence { newest: account(8, &[1]), ..ledger(&[1]) };
+        assert_eq!(judged(&scan(&[1, 2], &[1, 2]), &behind), Ok(vec![1, 2]));
+    }
+
+    #[test]
+    fn a_row_whose_removal_the_power_interrupted_is_gone() {
+        assert_eq!(judged(&scan(&[1, 2, 3], &[1, 3]), &ledger(&[1, 3])), Ok(vec![1, 3]));
+    }
+
+    #[test]
+    fn a_missing_row_a_lost_change_and_an_older_state_are_each_noticed() {
+        let wrong = |scan: &Scan, ledger: &Evidence| judged(scan, ledger).unwrap_err();
+        assert_eq!(
+            wrong(&scan(&[1, 3], &[1, 2, 3]), &ledger(&[1, 2, 3])),
+            "it has 2 rows where its newest change counted 3"
+        );
+        let older = Evidence { newest: account(11, &[1]), ..ledger(&[1]) };
+        assert_eq!(wrong(&scan(&[1], &[1]), &older), "it fell back to change 10 of 11");
+        let mut changed = ledger(&[1]);
+        changed.rows.insert(row(1, 1).id(), (row(1, 1), account(9, &[1])));
+        assert_eq!(wrong(&scan(&[1], &[1]), &changed), "it lost a change of number 1");
+        let mut torn = scan(&[1], &[1]);
+        torn.parts.clear();
+        assert_eq!(wrong(&torn, &ledger(&[1])), "number 1 lacks a part");
+        let mut damaged = scan(&[1], &[1]);
+        damaged.damaged.push(Key::Row(7).bytes());
+        assert_eq!(wrong(&damaged, &ledger(&[1])), "1 damaged values, the first under key 010000000000000007");
+        let fileless = sound(&scan(&[1], &[1]), &ledger(&[1]), |_| false);
+        assert_eq!(fileless.unwrap_err(), "number 1 lacks its file");
+    }
+
+    #[test]
+    fn what_the_ledger_names_was_there_and_the_newer_state_of_a_row_counts() {
+        let newer = found(&[(row(1, 1), 11), (row(2, 1), 9)]);
+        let (rows, newest, unnamed) = merged(&newer, &ledger(&[1, 2, 3]));
+        assert_eq!(rows, [row(1, 1), row(2, 0), row(3, 0)]);
+        assert_eq!((newest.serial, unnamed), (11, None));
+    }
+
+    #[test]
+    fn bytes_of_what_was_removed_are_not_taken_for_rows() {
+        let mut knows = ledger(&[1]);
+        knows.gone.insert(row(2, 0).id(), 9);
+        let (rows, ..) = merged(&found(&[(row(2, 0), 5), (row(3, 0), 6)]), &knows);
+        assert_eq!(rows, [row(1, 0)], "2 went, and 3 is not in a ledger that is newer than it");
+        let (rows, ..) = merged(&found(&[(row(4, 0), 11)]), &knows);
+        assert_eq!(rows, [row(1, 0), row(4, 0)], "4 came after the ledger was last written");
+        knows.unreadable = 1;
+        let (rows, ..) = merged(&found(&[(row(3, 0), 6)]), &knows);
+        assert_eq!(rows, [row(1, 0), row(3, 0)], "a damaged ledger may have had 3");
+    }
+
+    #[test]
+    fn what_nothing_names_is_counted_and_a_single_one_has_its_number() {
+        let lacks = |numbers: &[u64], counted: &[u64]| {
+            let knows = Evidence { newest: account(10, counted), ..ledger(numbers) };
+            merged(&HashMap::new(), &knows).2
+        };
+        assert_eq!(lacks(&[1, 2], &[1, 2]), None);
+        assert_eq!(lacks(&[1, 3], &[1, 2, 3]), Some(Unnamed { count: 1, numbers: "2".into() }));
+        assert_eq!(lacks(&[1, 4], &[1, 2, 3, 4]).map(|unnamed| unnamed.count), Some(2));
+    }
+}

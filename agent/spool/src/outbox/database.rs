@@ -22,7 +22,7 @@ use hedge_wire::RequestId;
 use super::key::Key;
 use super::part::Part;
 use super::row::{self, Account, Record, Row};
-use crate::snapshot::sync_folder;
+use crate::replace::sync_folder;
 use crate::store::{Flushing, Store, StoreError};
 
 /// The open database.

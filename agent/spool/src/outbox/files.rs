@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 use bytes::Bytes;
 use hedge_wire::Digest;
 
-use crate::snapshot::sync_folder;
+use crate::replace::sync_folder;
 
 /// The folder of large bodies.
 pub(super) struct Files {
@@ -92,4 +92,41 @@ impl Files {
 fn digest_of(path: &Path) -> Option<[u8; 32]> {
     let name = path.file_name()?.to_str()?;
     Digest::parse(&format!("sha256:{name}")).ok().map(|digest| digest.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tempfile::TempDir;
+
+    #[test]
+    fn a_file_is_found_by_its_digest_and_checked_when_it_is_read() {
+        let folder = TempDir::new().unwrap();
+        let files = Files::open(folder.path().join("bodies")).unwrap();
+        let digest = Digest::of(b"content").0;
+        assert_eq!(files.read(&digest, 7).unwrap(), None);
+        files.write(&digest, b"content").unwrap();
+        files.sync().unwrap();
+        assert!(files.has(&digest, 7) && !files.has(&digest, 8));
+        assert_eq!(files.read(&digest, 7).unwrap(), Some(Bytes::from_static(b"content")));
+        for damaged in [&b"contenT"[..], b"conten", b"content and more", b""] {
+            fs::write(files.path(&digest), damaged).unwrap();
+            assert_eq!(files.read(&digest, 7).unwrap(), None, "{damaged:?}");
+        }
+        files.remove(&digest);
+        assert!(!files.has(&digest, 7));
+    }
+
+    #[test]
+    fn what_no_row_names_is_swept() {
+        let folder = TempDir::new().unwrap();
+        let files = Files::open(folder.path().to_owned()).unwrap();
+        let [named, orphan] = [Digest::of(b"a").0, Digest::of(b"b").0];
+        files.write(&named, b"a").unwrap();
+        files.write(&orphan, b"b").unwrap();
+        fs::write(files.path(&named).with_extension("part"), b"half").unwrap();
+        files.sweep(|digest| *digest == named).unwrap();
+        let left: Vec<_> = fs::read_dir(folder.path()).unwrap().map(|file| file.unwrap().path()).collect();
+        assert_eq!(left, [files.path(&named)]);
+    }
 }

@@ -18,7 +18,7 @@ use hedge_wire::RequestId;
 
 use super::database::newer;
 use super::row::{self, Account, ROW, Record, Row};
-use crate::snapshot::sync_folder;
+use crate::replace::sync_folder;
 
 /// Records that the file may hold beyond twice the rows there are, before it is written anew.
 const SLACK: u64 = 4096;
@@ -144,4 +144,96 @@ impl Ledger {
     pub(super) fn path(&self) -> &Path {
         &self.path
     }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use hedge_agent_core::outbox::{Expiry, Head};
+    use hedge_wire::{BootId, Digest};
+    use std::time::Duration;
+    use tempfile::TempDir;
+
+    use crate::outbox::row::{Body, State};
+
+    fn account(serial: u64) -> Account {
+        Account { serial, barrier: 2, next: 3, live: 4, sum: 5 }
+    }
+
+    fn row(number: u64) -> Row {
+        let expiry = Expiry { boot: BootId(1), at: Duration::ZERO, left: Duration::ZERO };
+        let (id, digest) = (RequestId::from_bytes([number as u8; 16]), Digest([1; 32]));
+        let head = Head { id, digest, bytes: 0, attempts: 0, placed: false, expiry };
+        Row { number, state: State::Waiting(head), body: Body::default() }
+    }
+
+    fn ids(evidence: &Evidence) -> Vec<u64> {
+        let mut numbers: Vec<u64> = evidence.rows.values().map(|(row, _)| row.number).collect();
+        numbers.sort();
+        numbers
+    }
+
+    #[test]
+    fn a_ledger_tells_what_it_was_told() {
+        let folder = TempDir::new().unwrap();
+        let path = folder.path().join("ledger");
+        assert_eq!(ids(&Evidence::read(&path).unwrap()), Vec::<u64>::new());
+        let mut ledger = Ledger::create(&path, &account(1), [row(0), row(1)].iter()).unwrap();
+        ledger.append(&row(2).encode(&account(2))).unwrap();
+        ledger.append(&row::gone(0, &row(0).id(), &account(3))).unwrap();
+        assert!(!ledger.is_synced());
+        ledger.sync().unwrap();
+        let evidence = Evidence::read(&path).unwrap();
+        assert_eq!(ids(&evidence), [1, 2]);
+        assert_eq!((evidence.newest, evidence.whole_to, evidence.unreadable), (account(3), 1, 0));
+        assert_eq!(evidence.gone, [(row(0).id(), 3)].into());
+    }
+
+    #[test]
+    fn the_layout_is_the_one_drawn_above() {
+        let folder = TempDir::new().unwrap();
+        let path = folder.path().join("ledger");
+        let mut ledger = Ledger::create(&path, &account(1), [].iter()).unwrap();
+        ledger.append(&row::gone(6, &RequestId::from_bytes([7; 16]), &account(1))).unwrap();
+        let mut golden = Vec::new();
+        for (kind, crc, number, id) in [(0, ACCOUNT_CRC, 0_u64, 0), (3, GONE_CRC, 6, 7)] {
+            let begin = golden.len();
+            golden.extend_from_slice(b"hob1");
+            golden.extend_from_slice(&[kind, 0, 0, 0, 160, 0, 0, 0]);
+            golden.extend_from_slice(&crc);
+            golden.extend_from_slice(&number.to_le_bytes());
+            golden.extend_from_slice(&[id; 16]);
+            [1_u64, 2, 3, 4, 5].iter().for_each(|count| golden.extend_from_slice(&count.to_le_bytes()));
+            golden.resize(begin + ROW, 0);
+        }
+        assert_eq!(fs::read(&path).unwrap(), golden);
+    }
+
+    #[test]
+    fn a_flipped_bit_costs_one_record_and_a_torn_tail_none() {
+        let folder = TempDir::new().unwrap();
+        let path = folder.path().join("ledger");
+        Ledger::create(&path, &account(1), (0..3).map(row).collect::<Vec<_>>().iter()).unwrap();
+        let sound = fs::read(&path).unwrap();
+        for bit in (0..sound.len() * 8).step_by(37) {
+            let mut flipped = sound.clone();
+            flipped[bit / 8] ^= 1 << (bit % 8);
+            fs::write(&path, flipped).unwrap();
+            let evidence = Evidence::read(&path).unwrap();
+            assert_eq!(evidence.unreadable, 1, "bit {bit}");
+            assert!(evidence.rows.len() >= 2);
+        }
+        for length in 3 * ROW..4 * ROW {
+            fs::write(&path, &sound[..length]).unwrap();
+            let evidence = Evidence::read(&path).unwrap();
+            assert_eq!((ids(&evidence), evidence.unreadable), (vec![0, 1], 0), "{length} bytes");
+        }
+        // Blocks that were allocated and never written.
+        fs::write(&path, [&sound[..], &[0; 3 * ROW]].concat()).unwrap();
+        assert_eq!(Evidence::read(&path).unwrap().unreadable, 0);
+    }
+
+    // CRC-32C of the keys and the records drawn above, from an implementation of its own.
+    const ACCOUNT_CRC: [u8; 4] = [215, 99, 101, 246];
+    const GONE_CRC: [u8; 4] = [214, 229, 63, 247];
 }

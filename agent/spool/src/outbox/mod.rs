@@ -41,6 +41,7 @@ use self::quarantine::Quarantine;
 use self::queue::{Command, Queue};
 use self::row::{How, Row, State};
 use self::table::Table;
+use crate::audits::AuditQueue;
 use crate::lock::LockError;
 
 mod committer;
@@ -82,6 +83,8 @@ pub struct OutboxConfig {
     pub least_free_bytes: u64,
     /// The most bytes of what is kept in quarantine, beyond its newest item.
     pub max_quarantine_bytes: u64,
+    /// Audits that are dropped when the disk is full, before the reserve is touched.
+    pub audits: Option<AuditQueue>,
 }
 
 impl OutboxConfig {
@@ -94,6 +97,7 @@ impl OutboxConfig {
             reserve_bytes: 16 * 1024 * 1024,
             least_free_bytes: 4 * 1024 * 1024,
             max_quarantine_bytes: 64 * 1024 * 1024,
+            audits: None,
         }
     }
 }

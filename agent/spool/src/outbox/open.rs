@@ -24,7 +24,7 @@ use super::room::Reserve;
 use super::row::{Account, Row, State};
 use super::table::Table;
 use super::{Damage, Found, OutboxConfig, OutboxError, unusable};
-use crate::snapshot::sync_folder;
+use crate::replace::sync_folder;
 use crate::store::{StoreError, remove_any};
 
 /// An outbox that is whole.

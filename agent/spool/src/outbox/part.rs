@@ -46,11 +46,6 @@ pub(super) fn count(length: u64) -> u16 {
     u16::try_from(length.div_ceil(PART_BYTES as u64)).unwrap_or(u16::MAX)
 }
 
-/// How many bytes that part of a body of that length has.
-pub(super) fn length(body: u64, part: u16) -> u64 {
-    body.saturating_sub(u64::from(part) * PART_BYTES as u64).min(PART_BYTES as u64)
-}
-
 /// The parts of a body, with their keys.
 pub(super) fn cut(side: Side, number: u64, id: RequestId, body: &[u8]) -> impl Iterator<Item = (Key, Vec<u8>)> {
     let parts = body.chunks(PART_BYTES).zip(0_u16..);
@@ -119,7 +114,6 @@ mod tests {
             for (at, (key, value)) in parts.iter().enumerate() {
                 let part = Part::decode(value).unwrap();
                 assert_eq!(*key, Key::Part(Side::Payload, 3, at as u16));
-                assert_eq!(part.bytes.len() as u64, super::length(length as u64, part.part));
                 whole.extend_from_slice(part.bytes);
             }
             assert_eq!(whole, body);

@@ -84,3 +84,39 @@ fn number(path: &Path) -> u64 {
     let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
     name.split('-').next().and_then(|digits| digits.parse().ok()).unwrap_or(0)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tempfile::TempDir;
+
+    #[test]
+    fn the_oldest_leave_for_number_and_for_size() {
+        let folder = TempDir::new().unwrap();
+        let quarantine = Quarantine::new(folder.path().join("quarantine"), 1000);
+        let id = RequestId::from_bytes([7; 16]);
+        for _ in 0..MAX_ITEMS + 3 {
+            quarantine.keep(&id, &[1; 10]).unwrap();
+        }
+        assert_eq!(quarantine.held(), (MAX_ITEMS, 10 * MAX_ITEMS as u64));
+        quarantine.keep(&id, &[1; 900]).unwrap();
+        assert_eq!(quarantine.held(), (11, 1000));
+        quarantine.keep(&id, &[1; 5000]).unwrap();
+        assert_eq!(quarantine.held(), (1, 5000), "the newest stays, whatever its size");
+        quarantine.clear().unwrap();
+        assert_eq!(quarantine.held(), (0, 0));
+    }
+
+    #[test]
+    fn a_folder_is_moved_whole() {
+        let folder = TempDir::new().unwrap();
+        let quarantine = Quarantine::new(folder.path().join("quarantine"), 1000);
+        let database = folder.path().join("database");
+        fs::create_dir(&database).unwrap();
+        fs::write(database.join("db"), b"bytes").unwrap();
+        let kept = quarantine.take(&database, "database").unwrap();
+        assert!(!database.exists());
+        assert_eq!(fs::read(kept.join("db")).unwrap(), b"bytes");
+        assert_eq!(kept.file_name().unwrap(), "00000000-database");
+    }
+}

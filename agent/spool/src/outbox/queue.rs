@@ -121,3 +121,51 @@ impl Shared {
         drop(waited.unwrap_or_else(PoisonError::into_inner));
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use hedge_wire::RequestId;
+
+    fn command(write: Option<u64>) -> Command {
+        let change = Change::Erase(RequestId::from_bytes([1; 16]));
+        Command { write: write.map(WriteId), change, payload: None, at: Instant::now() }
+    }
+
+    fn writes(group: &[Command]) -> Vec<Option<u64>> {
+        group.iter().map(|command| command.write.map(|write| write.0)).collect()
+    }
+
+    #[test]
+    fn a_group_is_bounded_and_keeps_the_order() {
+        let mut queue = Queue::default();
+        (0..MAX_GROUP as u64 + 1).for_each(|number| assert!(queue.push(command(Some(number)))));
+        assert_eq!(queue.waiting().writes, MAX_GROUP + 1);
+        assert_eq!(queue.take().len(), MAX_GROUP);
+        assert_eq!(writes(&queue.take()), [Some(MAX_GROUP as u64)]);
+        assert!(queue.take().is_empty() && queue.waiting().first_write.is_none());
+    }
+
+    #[test]
+    fn a_group_has_at_least_one_change_however_large() {
+        let mut queue = Queue::default();
+        let large = Bytes::from(vec![0; MAX_GROUP_BYTES as usize + 1]);
+        for number in 0..2 {
+            queue.push(Command { payload: Some(large.clone()), ..command(Some(number)) });
+        }
+        assert_eq!(writes(&queue.take()), [Some(0)]);
+        assert_eq!(writes(&queue.take()), [Some(1)]);
+    }
+
+    #[test]
+    fn notes_that_found_no_space_come_first_again_and_nothing_is_taken_when_it_closes() {
+        let mut queue = Queue::default();
+        queue.push(command(Some(1)));
+        let later = Instant::now() + Duration::from_secs(1);
+        queue.put_back(vec![command(None), command(None)], later);
+        assert_eq!(queue.waiting().first_note, Some(later));
+        assert_eq!(writes(&queue.take()), [None, None, Some(1)]);
+        queue.closing = true;
+        assert!(!queue.push(command(None)));
+    }
+}

@@ -97,3 +97,53 @@ fn value_at(bytes: &[u8]) -> Option<&[u8]> {
     let length = u32::from_le_bytes(array(&bytes[8..12])) as usize;
     bytes.get(..HEADER.checked_add(length)?).filter(|value| value.len() <= MAX_VALUE)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::outbox::key::Side;
+    use crate::outbox::part;
+    use hedge_wire::RequestId;
+    use tempfile::TempDir;
+
+    fn value(number: u64, length: usize) -> (Key, Vec<u8>) {
+        part::cut(Side::Payload, number, RequestId::from_bytes([1; 16]), &vec![b'h'; length]).next().unwrap()
+    }
+
+    #[test]
+    fn values_are_found_wherever_they_lie_and_damaged_ones_are_not() {
+        let folder = TempDir::new().unwrap();
+        let (mut content, mut keys) = (vec![b'o'; CHUNK - MAX_VALUE - 5], Vec::new());
+        // Around the border between two chunks, and at the very end.
+        for number in 0..6 {
+            let (key, value) = value(number, 3000);
+            content.extend_from_slice(&value);
+            content.extend_from_slice(b"hobhob1ho");
+            keys.push(key);
+        }
+        content.extend_from_slice(&value(9, PART_BYTES).1);
+        let mut damaged = value(10, 100).1;
+        damaged[50] ^= 1;
+        content.extend_from_slice(&damaged);
+        content.extend_from_slice(&value(11, 1).1);
+        fs::write(folder.path().join("db"), &content).unwrap();
+        let mut found = Found::default();
+        found.search(folder.path()).unwrap();
+        keys.extend([Key::Part(Side::Payload, 9, 0), Key::Part(Side::Payload, 11, 0)]);
+        for key in keys {
+            assert!(found.part(&key).unwrap().is_some(), "{key:?}");
+        }
+        assert_eq!(found.part(&Key::Part(Side::Payload, 10, 0)).unwrap(), None);
+    }
+
+    #[test]
+    fn a_file_of_nothing_but_beginnings_is_searched_to_its_end() {
+        let folder = TempDir::new().unwrap();
+        let mut lie = b"hob1".repeat(1000);
+        lie.extend_from_slice(&[255; 100]);
+        fs::write(folder.path().join("db"), &lie).unwrap();
+        let mut found = Found::default();
+        found.search(folder.path()).unwrap();
+        assert!(found.rows.is_empty() && found.parts.is_empty());
+    }
+}

@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 use super::database::{Database, Fault};
 use super::key::Key;
 use super::row::{Account, Row};
-use crate::snapshot::sync_folder;
+use crate::replace::sync_folder;
 use crate::store::{from_io, remove_any as remove};
 
 /// The places of one outbox's database.

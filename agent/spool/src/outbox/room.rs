@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{FallocateFlags, fallocate, statvfs};
 
-use crate::snapshot::sync_folder;
+use crate::replace::sync_folder;
 
 /// The reserve of one outbox.
 pub(super) struct Reserve {
@@ -83,4 +83,38 @@ pub(super) fn free(path: &Path) -> io::Result<u64> {
 /// Whether an error says that there is no space.
 pub(super) fn is_full(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::MetadataExt as _;
+    use tempfile::TempDir;
+
+    #[test]
+    fn the_reserve_is_blocks_and_not_only_a_length() {
+        let folder = TempDir::new().unwrap();
+        let path = folder.path().join("reserve");
+        let mut reserve = Reserve::open(path.clone(), 1 << 20).unwrap();
+        assert!(reserve.is_held());
+        assert!(fs::metadata(&path).unwrap().blocks() * 512 >= 1 << 20);
+        reserve.release().unwrap();
+        assert!(!reserve.is_held() && !path.exists());
+        reserve.release().unwrap();
+        assert!(reserve.take().unwrap());
+        // A sparse one, as a copy of the folder may have it, is made good.
+        fs::remove_file(&path).unwrap();
+        File::create(&path).unwrap().set_len(1 << 20).unwrap();
+        assert!(Reserve::open(path.clone(), 1 << 20).unwrap().is_held());
+        assert!(fs::metadata(&path).unwrap().blocks() * 512 >= 1 << 20);
+    }
+
+    #[test]
+    fn a_reserve_for_which_there_is_no_space_is_not_held_and_takes_none() {
+        let folder = TempDir::new().unwrap();
+        let path = folder.path().join("reserve");
+        let all = free(folder.path()).unwrap();
+        let reserve = Reserve::open(path.clone(), all.saturating_mul(4)).unwrap();
+        assert!(!reserve.is_held() && !path.exists());
+    }
 }

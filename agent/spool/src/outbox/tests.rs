@@ -1,11 +1,18 @@
-//! The outbox on a real disk.
+//! The outbox on a real disk: restarts, damage, and every write that the power may interrupt.
 
 use super::*;
 use hedge_agent_core::outbox::{Expiry, Head};
 use hedge_wire::{BootId, Digest};
+use std::fs;
+use std::path::Path;
 use std::sync::mpsc::{Receiver, channel};
 use std::time::Duration;
 use tempfile::TempDir;
+
+mod damage;
+mod torn;
+
+const PATIENCE: Duration = Duration::from_secs(20);
 
 struct Bench {
     store: OutboxStore,
@@ -14,26 +21,27 @@ struct Bench {
     writes: u64,
 }
 
-fn config(folder: &TempDir) -> OutboxConfig {
-    OutboxConfig {
-        reserve_bytes: 1 << 20,
-        least_free_bytes: 1 << 20,
-        ..OutboxConfig::new(folder.path().join("outbox"))
-    }
+fn config(folder: &Path) -> OutboxConfig {
+    OutboxConfig { reserve_bytes: 1 << 16, least_free_bytes: 1 << 20, ..OutboxConfig::new(folder.join("outbox")) }
 }
 
 impl Bench {
-    fn open(config: OutboxConfig) -> Self {
+    fn open(folder: &Path) -> Self {
+        Self::with(config(folder))
+    }
+
+    fn with(config: OutboxConfig) -> Self {
         let (sender, reports) = channel();
-        let (store, found) = OutboxStore::open(config, move |report| sender.send(report).unwrap()).unwrap();
+        let (store, found) = OutboxStore::open(config, move |report| drop(sender.send(report))).unwrap();
         Self { store, found, reports, writes: 0 }
     }
 
+    /// Whether it was kept.
     fn persist(&mut self, change: Change<Bytes>, payload: Option<Bytes>) -> bool {
         let write = WriteId(self.writes);
         self.writes += 1;
         self.store.persist(write, change, payload);
-        match self.reports.recv_timeout(Duration::from_secs(20)).unwrap() {
+        match self.reports.recv_timeout(PATIENCE).unwrap() {
             StoreReport::Persisted(id) => id == write,
             StoreReport::NotPersisted(_) => false,
             StoreReport::Failed(why) => panic!("{why}"),
@@ -44,11 +52,26 @@ impl Bench {
         self.persist(Change::Insert(head(number)), Some(Bytes::copy_from_slice(payload)))
     }
 
-    fn finish(&mut self, number: u8, answer: &[u8]) -> bool {
-        self.persist(
-            Change::Finish { head: result(number), ending: Ending::Answered(Bytes::copy_from_slice(answer)) },
-            None,
-        )
+    fn answer(&mut self, number: u8, answer: &[u8]) -> bool {
+        self.persist(finish(number, answer), None)
+    }
+
+    /// Everything there is, in order, with its body.
+    fn all(&self) -> Vec<(Saved, String)> {
+        self.found.saved.iter().map(|saved| (saved.clone(), self.body(saved))).collect()
+    }
+
+    fn body(&self, saved: &Saved) -> String {
+        match saved {
+            Saved::Entry(head) | Saved::Damaged(head) => match self.store.payload(&head.id) {
+                Ok(payload) => format!("{:?}", payload.unwrap()),
+                Err(error) => error.to_string(),
+            },
+            Saved::Result(head) => match self.store.result(&head.id) {
+                Ok(result) => format!("{:?}", result.unwrap().1),
+                Err(error) => error.to_string(),
+            },
+        }
     }
 }
 
@@ -68,19 +91,27 @@ fn result(number: u8) -> ResultHead {
     ResultHead { id: id(number), digest: Digest([number; 32]), fetched: false, expiry: expiry() }
 }
 
+fn finish(number: u8, answer: &[u8]) -> Change<Bytes> {
+    Change::Finish { head: result(number), ending: Ending::Answered(Bytes::copy_from_slice(answer)) }
+}
+
+fn files_in(folder: &Path) -> usize {
+    fs::read_dir(folder).map_or(0, |files| files.count())
+}
+
 #[test]
 fn what_was_persisted_is_there_after_a_restart_in_the_order_of_acceptance() {
     let folder = TempDir::new().unwrap();
-    let mut bench = Bench::open(config(&folder));
+    let mut bench = Bench::open(folder.path());
     assert!(bench.found.saved.is_empty() && bench.found.damage.is_empty());
     for number in [9, 3, 7, 5] {
         assert!(bench.insert(number, &[number; 10]));
     }
-    assert!(bench.finish(3, b"answer"));
+    assert!(bench.answer(3, b"answer"));
     bench.store.note(Change::Update(Head { attempts: 1, ..head(7) }));
     bench.store.close();
 
-    let bench = Bench::open(config(&folder));
+    let bench = Bench::open(folder.path());
     let expected = vec![
         Saved::Entry(head(9)),
         Saved::Result(result(3)),
@@ -93,4 +124,121 @@ fn what_was_persisted_is_there_after_a_restart_in_the_order_of_acceptance() {
     assert_eq!(bench.store.payload(&id(3)).unwrap(), None);
     let answer = Ending::Answered(Bytes::from_static(b"answer"));
     assert_eq!(bench.store.result(&id(3)).unwrap(), Some((result(3), answer)));
+    assert_eq!(bench.store.result(&id(9)).unwrap(), None);
+}
+
+#[test]
+fn every_kind_of_ending_comes_back_as_it_was_until_it_is_erased() {
+    let folder = TempDir::new().unwrap();
+    let mut bench = Bench::open(folder.path());
+    for (number, ending) in [(1, Ending::Poisoned { attempts: 2 }), (2, Ending::Damaged)] {
+        bench.insert(number, b"payload");
+        assert!(bench.persist(Change::Finish { head: result(number), ending }, None));
+    }
+    assert!(bench.persist(Change::Fetched(id(2)), None));
+    drop(bench);
+    let mut bench = Bench::open(folder.path());
+    let (first, second) = (result(1), ResultHead { fetched: true, ..result(2) });
+    assert_eq!(bench.store.result(&id(1)).unwrap(), Some((first, Ending::Poisoned { attempts: 2 })));
+    assert_eq!(bench.store.result(&id(2)).unwrap(), Some((second, Ending::Damaged)));
+    assert!(bench.persist(Change::Erase(id(1)), None) && bench.persist(Change::Erase(id(1)), None));
+    drop(bench);
+    let bench = Bench::open(folder.path());
+    assert_eq!((bench.found.saved.len(), bench.found.damage.len()), (1, 0));
+}
+
+#[test]
+fn a_body_of_64_kib_lies_in_the_database_and_a_larger_one_in_a_file_until_no_row_names_it() {
+    let folder = TempDir::new().unwrap();
+    let bodies = folder.path().join("outbox/bodies");
+    let (inline, large) = (vec![7; INLINE_BYTES], vec![8; INLINE_BYTES + 1]);
+    let mut bench = Bench::open(folder.path());
+    assert!(bench.insert(1, &inline));
+    assert_eq!(files_in(&bodies), 0);
+    assert!(bench.insert(2, &large) && bench.insert(3, &large));
+    assert_eq!(files_in(&bodies), 1, "one file for the same content");
+    drop(bench);
+    let mut bench = Bench::open(folder.path());
+    assert_eq!(bench.store.payload(&id(1)).unwrap().unwrap(), inline);
+    assert_eq!(bench.store.payload(&id(2)).unwrap().unwrap(), large);
+    assert!(bench.answer(2, b""));
+    assert_eq!(files_in(&bodies), 1, "3 names it");
+    assert!(bench.answer(3, &vec![9; INLINE_BYTES + 1]));
+    assert_eq!(files_in(&bodies), 1, "the answer's");
+    assert!(bench.persist(Change::Erase(id(3)), None));
+    assert_eq!(files_in(&bodies), 0);
+}
+
+#[test]
+fn the_payload_of_a_poisoned_request_is_kept_in_quarantine() {
+    let folder = TempDir::new().unwrap();
+    let mut bench = Bench::open(folder.path());
+    bench.insert(1, b"poison");
+    let ending = Ending::Poisoned { attempts: 2 };
+    assert!(bench.persist(Change::Finish { head: result(1), ending }, None));
+    let kept = folder.path().join("outbox/quarantine").join(format!("00000000-{}", id(1)));
+    assert_eq!(fs::read(kept).unwrap(), b"poison");
+    assert_eq!(bench.store.stats().quarantined, 1);
+}
+
+#[test]
+fn a_request_beyond_the_quota_is_refused_and_nothing_of_it_remains() {
+    let folder = TempDir::new().unwrap();
+    let mut bench = Bench::with(OutboxConfig { max_bytes: 100_000, ..config(folder.path()) });
+    assert!(bench.insert(1, &[1; 90_000]));
+    assert!(!bench.insert(2, &[2; 90_000]) && !bench.persist(Change::Insert(head(3)), None));
+    assert_eq!((bench.store.stats().refused, bench.store.stats().waiting), (2, 1));
+    assert_eq!(files_in(&folder.path().join("outbox/bodies")), 1);
+    assert!(bench.answer(1, b"done") && bench.insert(2, &[2; 90_000]));
+    drop(bench);
+    assert_eq!(Bench::open(folder.path()).found.saved, [Saved::Result(result(1)), Saved::Entry(head(2))]);
+}
+
+#[test]
+fn notes_alone_are_written_a_second_later() {
+    let folder = TempDir::new().unwrap();
+    let mut bench = Bench::open(folder.path());
+    bench.insert(1, b"payload");
+    let changes = bench.store.stats().changes;
+    bench.store.note(Change::Update(Head { placed: true, ..head(1) }));
+    let begun = Instant::now();
+    while bench.store.stats().changes == changes && begun.elapsed() < PATIENCE {
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    assert_eq!(bench.store.stats().changes, changes + 1);
+}
+
+#[test]
+fn two_processes_do_not_share_an_outbox() {
+    let folder = TempDir::new().unwrap();
+    let _bench = Bench::open(folder.path());
+    let second = OutboxStore::open(config(folder.path()), |_| {});
+    assert!(matches!(second, Err(OutboxError::InUse { .. })));
+}
+
+#[test]
+fn a_database_that_is_opened_anew_has_what_was_accepted_and_nothing_else() {
+    let folder = TempDir::new().unwrap();
+    let mut bench = Bench::open(folder.path());
+    bench.insert(1, b"first");
+    bench.insert(2, b"second");
+    let shared = &bench.store.running.shared;
+    {
+        // What a write that failed may have left behind.
+        let database = shared.database.read().unwrap();
+        let surplus = Row { number: 7, state: State::Waiting(head(7)), body: row::Body::default() };
+        let account = shared.table().account();
+        database.as_ref().unwrap().put(&key::Key::Row(7), &surplus.encode(&account)).unwrap();
+        for (key, value) in part::cut(key::Side::Payload, 8, id(8), b"stray") {
+            database.as_ref().unwrap().put(&key, &value).unwrap();
+        }
+    }
+    shared.have_it_reopened();
+    assert_eq!(bench.store.stats().reopened, 1);
+    assert_eq!(bench.store.payload(&id(1)).unwrap().unwrap(), "first");
+    assert!(bench.insert(3, b"third"));
+    drop(bench);
+    let bench = Bench::open(folder.path());
+    assert_eq!(bench.found.saved, [1, 2, 3].map(|number| Saved::Entry(head(number))));
+    assert_eq!(bench.found.damage, []);
 }
