@@ -19,6 +19,9 @@ const FLUSH_EVERY: Duration = Duration::from_secs(1);
 const LOCK_PATIENCE: Duration = Duration::from_secs(2);
 const LOCK_POLL: Duration = Duration::from_millis(20);
 
+/// The most characters that are told of a panic.
+const MAX_PANIC_TEXT: usize = 200;
+
 /// Why an operation on the database failed.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum StoreError {
@@ -226,5 +229,7 @@ pub(crate) fn from_io(error: &io::Error) -> StoreError {
 
 fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
     let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
-    text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "no message".to_owned())
+    let text = text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "no message".to_owned());
+    // sled prints whole segments.
+    text.chars().take(MAX_PANIC_TEXT).collect()
 }

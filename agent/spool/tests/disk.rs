@@ -27,8 +27,8 @@ const SEED: u64 = 7;
 /// Not a test of its own: the others start this program with this one's name to have a writer or a reader.
 #[test]
 fn plays_a_child() {
-    if let Some(code) = child::run_if_asked() {
-        assert_eq!(format!("{code:?}"), format!("{:?}", std::process::ExitCode::SUCCESS));
+    if let Some(done) = child::run_if_asked() {
+        done.unwrap();
     }
 }
 
@@ -76,6 +76,13 @@ fn a_disk_that_fills_up_delays_what_was_accepted_and_loses_nothing() {
         let full = full::run(12, SEED).unwrap();
         println!("{full}");
         assert_eq!(full.failures, Vec::<String>::new());
+    }
+}
+
+#[test]
+fn audits_are_dropped_before_a_durable_request_is_refused() {
+    if can_mount() {
+        assert!(full::audits_first().unwrap() > 0);
     }
 }
 

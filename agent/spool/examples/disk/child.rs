@@ -7,13 +7,15 @@ use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitCode, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use hedge_agent_core::outbox::{Change, Ending, Expiry, Head, ResultHead, Saved, WriteId};
-use hedge_agent_spool::{Damage, Found, OutboxConfig, OutboxStore, StoreReport};
+use hedge_agent_spool::{
+    Damage, Found, ModelSlots, OutboxConfig, OutboxError, OutboxStore, Slot, SlotFile, StoreReport,
+};
 use hedge_wire::{BootId, Digest, RequestId};
 
 /// What makes this program a child.
@@ -26,10 +28,10 @@ const HELD: usize = 300;
 const READ_PATIENCE: Duration = Duration::from_secs(60);
 
 /// Plays a child's role, if there is one.
-pub(crate) fn run_if_asked() -> Option<ExitCode> {
+pub(crate) fn run_if_asked() -> Option<Result<(), String>> {
     let role = std::env::var(ROLE).ok()?;
     let words: Vec<&str> = role.split(' ').collect();
-    let done = match words[..] {
+    Some(match words[..] {
         ["write", store, journal, seed, steps] => {
             write(Path::new(store), Path::new(journal), seed.parse().ok()?, steps.parse().ok()?)
         }
@@ -39,13 +41,6 @@ pub(crate) fn run_if_asked() -> Option<ExitCode> {
         }
         ["control-read", store, dump] => control_read(Path::new(store), Path::new(dump)),
         _ => Err(format!("no such role: {role}")),
-    };
-    Some(match done {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(why) => {
-            let _ = writeln!(std::io::stderr(), "{why}");
-            ExitCode::FAILURE
-        }
     })
 }
 
@@ -211,10 +206,32 @@ impl Writer {
     }
 }
 
+/// Slots beside a store, as a device has them.
+pub(crate) fn write_slots(store: &Path) -> Result<(), String> {
+    let (slots, _) = SlotFile::open(store.join("slots"), 0).map_err(|error| error.to_string())?;
+    [1, 2].into_iter().try_for_each(|number| slots.serves("model", slot(number))).map_err(|error| error.to_string())
+}
+
+fn slot(number: u8) -> Slot {
+    Slot { digest: Digest([number; 32]), file: format!("{number}.hedge") }
+}
+
+/// Slots that are others than those written must be reported.
+fn read_slots(store: &Path) -> Result<Vec<String>, String> {
+    let folder = store.join("slots");
+    if !folder.exists() {
+        return Ok(Vec::new());
+    }
+    let (slots, damage) = SlotFile::open(folder, 0).map_err(|error| error.to_string())?;
+    let expected = ModelSlots { last: slot(2), before: Some(slot(1)) };
+    let wrong = (slots.models().get("model") != Some(&expected)).then(|| "W slots".to_owned());
+    Ok(wrong.into_iter().chain(damage.map(|damage| format!("! {damage}"))).collect())
+}
+
 /// Opens a store and writes down what it holds.
 fn read(store: &Path, dump: &Path) -> Result<(), String> {
     let open = Open::new(config(store))?;
-    let mut lines = Vec::new();
+    let mut lines = read_slots(store)?;
     for damage in &open.found.damage {
         lines.push(format!("! {damage}"));
         if let Damage::Unnamed { count, .. } = damage {
@@ -235,13 +252,13 @@ fn look(store: &OutboxStore, saved: &Saved) -> Result<Vec<String>, String> {
         Saved::Damaged(head) => vec![told('E', &head.id), told('D', &head.id)],
         Saved::Entry(head) => match store.payload(&head.id) {
             Ok(Some(bytes)) if bytes == payload(&head.id) => vec![told('E', &head.id)],
-            Err(hedge_agent_spool::OutboxError::Damaged { .. }) => vec![told('E', &head.id), told('D', &head.id)],
+            Err(OutboxError::Damaged { .. }) => vec![told('E', &head.id), told('D', &head.id)],
             Ok(_) => vec![told('E', &head.id), told('W', &head.id)],
             Err(error) => return Err(error.to_string()),
         },
         Saved::Result(head) => match store.result(&head.id) {
             Ok(Some((_, Ending::Answered(bytes)))) if bytes == answer(&head.id) => vec![told('R', &head.id)],
-            Err(hedge_agent_spool::OutboxError::Damaged { .. }) => vec![told('R', &head.id), told('D', &head.id)],
+            Err(OutboxError::Damaged { .. }) => vec![told('R', &head.id), told('D', &head.id)],
             Ok(_) => vec![told('R', &head.id), told('W', &head.id)],
             Err(error) => return Err(error.to_string()),
         },

@@ -1,4 +1,4 @@
-//! Requests accepted, answered and erased, many of them: how large the files become.
+//! Requests accepted, answered and erased, many of them, and a backlog that grows and is worked off: how large the files become.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -18,12 +18,17 @@ const LOOK_EVERY: u64 = 2_000;
 /// What the folder may take at most.
 const BOUND: u64 = 192 << 20;
 
+/// Requests of the backlog, for each hundred of the others.
+const BACKLOG_PERCENT: u64 = 5;
+
 /// What became of it.
 #[derive(Default, Debug)]
 pub(crate) struct Churn {
     pub(crate) requests: u64,
     pub(crate) took: Duration,
     pub(crate) largest: u64,
+    /// With the backlog, and the bytes of its payloads.
+    pub(crate) backlog: (u64, u64),
     pub(crate) last: u64,
     pub(crate) compacted: u64,
 }
@@ -33,47 +38,104 @@ pub(crate) fn run(requests: u64) -> Result<Churn, String> {
     let folder = scratch.path().join("store");
     let config = OutboxConfig::new(folder.clone());
     let reserve = config.reserve_bytes;
-    let mut open = Open::new(config)?;
-    let (mut random, mut outcome, begun) = (Random(1), Churn::default(), Instant::now());
-    let mut asked: BTreeMap<WriteId, (RequestId, bool)> = BTreeMap::new();
-    let mut begin = |open: &mut Open, asked: &mut BTreeMap<WriteId, (RequestId, bool)>| {
-        let id = random.id();
-        let write = open.persist(Change::Insert(child::head(id)), Some(child::payload(&id)));
-        asked.insert(write, (id, false));
+    let open = Open::new(config)?;
+    let mut mill = Mill { open, random: Random(1), asked: BTreeMap::new(), backlog: Vec::new() };
+    let begun = Instant::now();
+    let mut largest = 0;
+    let measure = |done: u64| {
+        if done.is_multiple_of(LOOK_EVERY) {
+            largest = largest.max(allocated(&folder).saturating_sub(reserve));
+        }
     };
-    let mut started = 0;
-    while started < requests.min(WIDTH as u64) {
-        begin(&mut open, &mut asked);
-        started += 1;
+    mill.turn(requests, measure)?;
+    mill.pile_up(requests * BACKLOG_PERCENT / 100)?;
+    let backlog = (allocated(&folder).saturating_sub(reserve), mill.open.store.stats().payload_bytes);
+    mill.work_off()?;
+    mill.turn(requests * BACKLOG_PERCENT / 100, |_| {})?;
+    let compacted = mill.open.store.stats().compacted;
+    mill.open.store.close();
+    let last = allocated(&folder).saturating_sub(reserve);
+    Ok(Churn { requests, took: begun.elapsed(), largest, backlog, last, compacted })
+}
+
+/// What requests go through.
+struct Mill {
+    open: Open,
+    random: Random,
+    asked: BTreeMap<WriteId, (RequestId, bool)>,
+    backlog: Vec<RequestId>,
+}
+
+impl Mill {
+    /// So many requests, from the first to the last byte of each.
+    fn turn(&mut self, requests: u64, mut done: impl FnMut(u64)) -> Result<(), String> {
+        let (mut begun, mut ended) = (0, 0);
+        while ended < requests {
+            while begun < requests && self.asked.len() < WIDTH {
+                self.accept();
+                begun += 1;
+            }
+            match self.kept()? {
+                (id, false) => self.answer(id)?,
+                (id, true) => {
+                    self.open.store.note(Change::Erase(id));
+                    ended += 1;
+                    done(ended);
+                }
+            }
+        }
+        Ok(())
     }
-    while outcome.requests < requests {
-        let StoreReport::Persisted(write) = open.report(Duration::from_secs(60))? else {
-            return Err("a write was not kept".to_owned());
-        };
-        match asked.remove(&write) {
-            Some((id, false)) => {
-                let write = open.persist(child::finish(id), None);
-                asked.insert(write, (id, true));
+
+    /// So many requests that wait.
+    fn pile_up(&mut self, requests: u64) -> Result<(), String> {
+        let mut begun = 0;
+        while (self.backlog.len() as u64) < requests {
+            while begun < requests && self.asked.len() < WIDTH {
+                self.accept();
+                begun += 1;
             }
-            Some((id, true)) => {
-                open.store.note(Change::Erase(id));
-                outcome.requests += 1;
-                if started < requests {
-                    begin(&mut open, &mut asked);
-                    started += 1;
-                }
-                if outcome.requests % LOOK_EVERY == 0 {
-                    outcome.largest = outcome.largest.max(allocated(&folder) - reserve);
-                }
+            let (id, _) = self.kept()?;
+            self.backlog.push(id);
+        }
+        Ok(())
+    }
+
+    fn work_off(&mut self) -> Result<(), String> {
+        while !self.backlog.is_empty() || !self.asked.is_empty() {
+            while let (true, Some(id)) = (self.asked.len() < WIDTH, self.backlog.pop()) {
+                self.answer(id)?;
             }
-            None => return Err("a write was reported twice".to_owned()),
+            let (id, _) = self.kept()?;
+            self.open.store.note(Change::Erase(id));
+        }
+        Ok(())
+    }
+
+    fn accept(&mut self) {
+        let id = self.random.id();
+        let write = self.open.persist(Change::Insert(child::head(id)), Some(child::payload(&id)));
+        self.asked.insert(write, (id, false));
+    }
+
+    /// Reads the payload, as who executes it does, while the outbox's thread writes.
+    fn answer(&mut self, id: RequestId) -> Result<(), String> {
+        let payload = self.open.store.payload(&id).map_err(|error| error.to_string())?;
+        if payload != Some(child::payload(&id)) {
+            return Err(format!("the payload of {id} is not what it was"));
+        }
+        let write = self.open.persist(child::finish(id), None);
+        self.asked.insert(write, (id, true));
+        Ok(())
+    }
+
+    /// The next write that was kept: which request's, and whether it ended by it.
+    fn kept(&mut self) -> Result<(RequestId, bool), String> {
+        match self.open.report(Duration::from_secs(60))? {
+            StoreReport::Persisted(write) => self.asked.remove(&write).ok_or("a write was reported twice".to_owned()),
+            other => Err(format!("{other:?}")),
         }
     }
-    outcome.took = begun.elapsed();
-    outcome.compacted = open.store.stats().compacted;
-    open.store.close();
-    outcome.last = allocated(&folder) - reserve;
-    Ok(outcome)
 }
 
 /// Bytes of blocks below a folder.
@@ -91,7 +153,8 @@ fn allocated(folder: &Path) -> u64 {
 
 impl Churn {
     pub(crate) fn is_bounded(&self) -> bool {
-        self.largest <= BOUND
+        // What a backlog took is given back when it is gone.
+        self.largest <= BOUND && self.last <= BOUND
     }
 }
 
@@ -100,14 +163,16 @@ impl fmt::Display for Churn {
         let mib = |bytes: u64| bytes as f64 / f64::from(1 << 20);
         write!(
             f,
-            "{} requests accepted, answered and erased in {:.0} s: at most {:.1} MiB on disk beside the reserve (bound {:.0}), \
-             {:.1} at the end, written anew {} times",
+            "{} requests accepted, answered and erased: at most {:.1} MiB on disk beside the reserve (bound {:.0}); with a backlog \
+             of {:.1} MiB of payloads {:.1}, when it was worked off {:.1}; written anew {} times; {:.0} s",
             self.requests,
-            self.took.as_secs_f64(),
             mib(self.largest),
             mib(BOUND),
+            mib(self.backlog.1),
+            mib(self.backlog.0),
             mib(self.last),
-            self.compacted
+            self.compacted,
+            self.took.as_secs_f64()
         )
     }
 }

@@ -47,16 +47,19 @@ fn store(scratch: &Path, random: &mut Random) -> Result<(PathBuf, PathBuf), Stri
     remove(&folder)?;
     let _ = fs::remove_file(&journal);
     let kill = random.below(2) == 0;
-    let steps = if kill { u64::MAX } else { STEPS };
-    let role = format!("write {} {} {} {steps}", folder.display(), journal.display(), random.next());
-    let mut writer = child::start(&role);
+    let mut role = |steps: u64| format!("write {} {} {} {steps}", folder.display(), journal.display(), random.next());
+    // Twice, because sled writes a snapshot at the second start.
+    child::start(&role(STEPS)).wait().map_err(|error| error.to_string())?;
+    let mut writer = child::start(&role(if kill { u64::MAX } else { STEPS }));
     if kill {
-        while Journal::read(&journal).acknowledged < STEPS / 2 {
+        let before = Journal::read(&journal).acknowledged;
+        while Journal::read(&journal).acknowledged < before + STEPS / 2 {
             std::thread::sleep(std::time::Duration::from_millis(5));
         }
         let _ = writer.kill();
     }
     writer.wait().map_err(|error| error.to_string())?;
+    child::write_slots(&folder)?;
     Ok((folder, journal))
 }
 
@@ -123,7 +126,7 @@ fn flip(folder: &Path, random: &mut Random) -> Result<(String, String), String> 
     Ok((kind, format!("bit {bit} of byte {byte} of {name}")))
 }
 
-/// Files by kind: what lies in `bodies` is one, sled's snapshots are one.
+/// Files by kind: those of a folder are one, sled's snapshots are one.
 fn files(root: &Path, folder: &Path, kinds: &mut BTreeMap<String, Vec<PathBuf>>) -> Result<(), String> {
     for file in fs::read_dir(folder).map_err(|error| error.to_string())? {
         let path = file.map_err(|error| error.to_string())?.path();
@@ -136,6 +139,7 @@ fn files(root: &Path, folder: &Path, kinds: &mut BTreeMap<String, Vec<PathBuf>>)
             // The content of the reserve and of the lock means nothing.
             "reserve" | "lock" => continue,
             name if name.starts_with("bodies/") => "bodies/*",
+            name if name.starts_with("slots/") => "slots/*",
             name if name.starts_with("database/snap") => "database/snap*",
             name => name,
         };

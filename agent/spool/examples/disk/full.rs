@@ -8,7 +8,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use hedge_agent_core::outbox::{Change, Head, Saved};
-use hedge_agent_spool::OutboxConfig;
+use hedge_agent_spool::{Audit, OutboxConfig, State, StateConfig};
 use hedge_wire::RequestId;
 
 use crate::child::{self, Open, Random};
@@ -59,7 +59,7 @@ pub(crate) fn run(fills: u64, seed: u64) -> Result<Full, String> {
 
 fn one(folder: &Path, fill: u64, random: &mut Random, outcome: &mut Full) -> Result<(), String> {
     // Half of them so that sled itself runs into the end of the disk.
-    let least_free_bytes = if fill % 2 == 0 { 0 } else { 1 << 20 };
+    let least_free_bytes = if fill.is_multiple_of(2) { 0 } else { 1 << 20 };
     let config = OutboxConfig { least_free_bytes, ..child::config(&folder.join("store")) };
     let mut open = Open::new(config.clone())?;
     let mut script = Script::default();
@@ -102,9 +102,9 @@ impl Script {
             let id = random.id();
             let kept = open.done(Change::Insert(child::head(id)), Some(child::payload(&id)))?;
             if kept {
-                self.waiting.push(id)
+                self.waiting.push(id);
             } else {
-                self.refused.push(id)
+                self.refused.push(id);
             }
             outcome.refused += u64::from(!kept);
             return if kept || is_full { Ok(()) } else { Err("refused although there was space".to_owned()) };
@@ -158,6 +158,39 @@ impl Script {
             true => Ok(()),
             false => Err(format!("{entries} entries and {results} results of {expected:?} are there")),
         }
+    }
+}
+
+/// Audits on a disk that is full, and a durable request: how many of them are dropped so that it is taken.
+pub(crate) fn audits_first() -> Result<u64, String> {
+    if let Some(missing) = mount::missing() {
+        return Err(format!("this takes {missing}"));
+    }
+    let scratch = child::scratch()?;
+    let mount = Mount::tmpfs(scratch.path().join("small"), 2 * KIB)?;
+    let state = StateConfig {
+        path: mount.folder().join("state"),
+        max_audits: 1000,
+        max_audit_bytes: 6 << 20,
+        max_audit_age: Duration::from_secs(3600),
+    };
+    let state = State::open(state).map_err(|error| error.to_string())?;
+    let audits = state.audits();
+    for number in 0..80_u8 {
+        let audit =
+            Audit { model: "m".into(), ticket: vec![number], notes: vec![1; 50_000], inputs: vec![], outputs: vec![] };
+        audits.push(&audit).map_err(|error| error.to_string())?;
+    }
+    audits.sync();
+    let config = OutboxConfig { audits: Some(audits.clone()), ..child::config(&mount.folder().join("store")) };
+    let mut open = Open::new(config)?;
+    fill_up(&mount.folder().join("filler"), 0)?;
+    let id = Random(1).id();
+    let taken = open.done(Change::Insert(child::head(id)), Some(child::payload(&id)))?;
+    open.store.close();
+    match (taken, audits.stats()) {
+        (true, stats) if stats.waiting == 0 => Ok(stats.dropped),
+        (taken, stats) => Err(format!("taken: {taken}, {stats:?}")),
     }
 }
 

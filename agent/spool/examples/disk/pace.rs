@@ -99,13 +99,6 @@ fn together(open: &mut Open, random: &mut Random, count: u64, pace: &mut Pace) -
     Ok(())
 }
 
-impl Pace {
-    /// Accepted within an fsync and 6 ms; 64 callers twenty times as often as the disk syncs.
-    pub(crate) fn is_good(&self) -> bool {
-        self.alone_p50 <= self.fsync_p50 + Duration::from_millis(6) && self.together >= 20.0 * self.fsyncs
-    }
-}
-
 impl fmt::Display for Pace {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let ms = |time: Duration| time.as_secs_f64() * 1e3;

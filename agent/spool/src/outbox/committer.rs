@@ -31,7 +31,6 @@ use super::row::Body;
 use super::table::Step;
 use super::{Shared, StoreReport};
 use crate::audits::AuditQueue;
-use crate::store::from_io;
 
 /// How often a full disk is looked at, and what was appended to the ledger is synced.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -169,7 +168,7 @@ impl Committer {
         }
         if !self.is_full() {
             let least = self.shared.config.least_free_bytes.saturating_add(bytes.saturating_mul(3));
-            if self.lacks(least) && !(self.audits_give_way() && !self.lacks(least)) {
+            if self.lacks(least) && (!self.audits_give_way() || self.lacks(least)) {
                 self.become_full(&format!("less than {least} bytes are free"));
             }
         }
@@ -228,7 +227,7 @@ impl Committer {
             None => Ok(()),
         });
         let synced = written.and_then(|()| if large.is_empty() { Ok(()) } else { files.sync() });
-        synced.map_err(|error| from_io(&error).into())
+        Ok(synced?)
     }
 
     /// The payload of a request that killed the process is kept for people to look at. Where that fails, it is not.
@@ -245,7 +244,7 @@ impl Committer {
 
     fn write(&self, steps: &[Step]) -> Result<(), Fault> {
         let slot = self.shared.database.write().unwrap_or_else(PoisonError::into_inner);
-        let database = slot.as_ref().ok_or_else(|| Fault::Full("the database could not be opened again".into()))?;
+        let database = slot.as_ref().ok_or_else(|| Fault::Broken("the database is not open".into()))?;
         for step in steps {
             step.puts.iter().try_for_each(|(key, value)| database.put(key, value))?;
             step.removes.iter().try_for_each(|key| database.remove(key))?;
@@ -295,7 +294,7 @@ impl Committer {
         for write in writes {
             (self.report)(StoreReport::Persisted(write));
         }
-        if barriers % BARRIERS_PER_LOOK == 0 {
+        if barriers.is_multiple_of(BARRIERS_PER_LOOK) {
             self.look_at_size();
         }
     }

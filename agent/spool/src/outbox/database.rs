@@ -148,3 +148,9 @@ impl From<StoreError> for Fault {
         }
     }
 }
+
+impl From<std::io::Error> for Fault {
+    fn from(error: std::io::Error) -> Self {
+        crate::store::from_io(&error).into()
+    }
+}

@@ -151,7 +151,7 @@ impl<'a> Opening<'a> {
         let was_lost: Vec<bool> = rows.iter().map(|row| row.body.lost).collect();
         let rows: Vec<Row> = rows.into_iter().map(|row| self.without_file(row)).collect();
         let account = Account { serial: account.serial + 1, ..totalled(account, &rows) };
-        let rows = self.places.build(rows, account, |key| found.part(key).map_err(|error| fault(&error)))?;
+        let rows = self.places.build(rows, account, |key| Ok(found.part(key)?))?;
         let mut kept = "not kept".to_owned();
         self.places.swap(|old| {
             // Better without the old one than without a new one.
@@ -186,7 +186,7 @@ fn sweep(database: &Database, scan: &Scan, rows: &[Row]) -> Result<(), Fault> {
 }
 
 /// The account of these rows.
-pub(super) fn totalled(account: Account, rows: &[Row]) -> Account {
+fn totalled(account: Account, rows: &[Row]) -> Account {
     let next = rows.iter().map(|row| row.number + 1).max().unwrap_or(0).max(account.next);
     let sum = rows.iter().fold(0, |sum: u64, row| sum.wrapping_add(row.number));
     Account { next, live: rows.len() as u64, sum, ..account }
@@ -218,10 +218,6 @@ impl From<StoreError> for InPlace {
     }
 }
 
-fn fault(error: &io::Error) -> Fault {
-    crate::store::from_io(error).into()
-}
-
 impl From<Fault> for Failed {
     fn from(fault: Fault) -> Self {
         match fault {
@@ -233,6 +229,6 @@ impl From<Fault> for Failed {
 
 impl From<io::Error> for Failed {
     fn from(error: io::Error) -> Self {
-        fault(&error).into()
+        Fault::from(error).into()
     }
 }

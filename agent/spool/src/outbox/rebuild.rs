@@ -17,7 +17,7 @@ use super::database::{Database, Fault};
 use super::key::Key;
 use super::row::{Account, Row};
 use crate::replace::sync_folder;
-use crate::store::{from_io, remove_any as remove};
+use crate::store::remove_any as remove;
 
 /// The places of one outbox's database.
 pub(super) struct Places {
@@ -70,7 +70,7 @@ impl Places {
         part: impl Fn(&Key) -> Result<Option<Vec<u8>>, Fault>,
     ) -> Result<Vec<Row>, Fault> {
         let path = self.new_one();
-        remove(&path).map_err(fault)?;
+        remove(&path)?;
         let built = write(&path, rows, account, part);
         if built.is_err() {
             // It takes space that is wanted.
@@ -112,7 +112,7 @@ fn write(
     database.put(&Key::Account, &account.encode())?;
     database.barrier()?;
     database.close()?;
-    sync_folder(path).map_err(fault)?;
+    sync_folder(path)?;
     Ok(written)
 }
 
@@ -133,8 +133,4 @@ fn copy_parts(
         }
     }
     Ok(true)
-}
-
-fn fault(error: io::Error) -> Fault {
-    from_io(&error).into()
 }

@@ -5,16 +5,15 @@
 
 use std::collections::HashSet;
 use std::io;
+use std::path::Path;
 use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
 
 use super::committer::Committer;
 use super::database::{Database, Fault, Scan};
 use super::key::Key;
-use super::open::totalled;
 use super::raw;
 use super::row::Row;
-use crate::store::from_io;
 
 /// The database is written anew where its files are larger than this, and than so many times what it holds.
 const COMPACT_FROM: u64 = 64 * 1024 * 1024;
@@ -80,23 +79,23 @@ impl Committer {
     /// A new database from the raw bytes of the old one.
     fn salvage(&self) -> Result<Database, Fault> {
         let mut found = raw::Found::default();
-        found.search(&self.places.database()).map_err(|error| fault(&error))?;
-        self.rebuild(|key| found.part(key).map_err(|error| fault(&error)), true)
+        found.search(&self.places.database())?;
+        let rows = self.build(|key| Ok(found.part(key)?))?;
+        self.put_in_place(&rows, |old| self.shared.quarantine.take(old, "database").map(drop))
     }
 
-    fn rebuild(&self, part: impl Fn(&Key) -> Result<Option<Vec<u8>>, Fault>, damaged: bool) -> Result<Database, Fault> {
+    /// Writes a database of what the table has.
+    fn build(&self, part: impl Fn(&Key) -> Result<Option<Vec<u8>>, Fault>) -> Result<Vec<Row>, Fault> {
         let mut table = self.shared.table();
         let rows: Vec<Row> = table.rows().into_iter().cloned().collect();
         table.restate();
-        let rows = self.places.build(rows.clone(), totalled(table.account(), &rows), part)?;
-        let swapped = self.places.swap(|old| match damaged {
-            true => self.shared.quarantine.take(old, "database").map(drop),
-            false => Ok(()),
-        });
-        swapped.map_err(|error| fault(&error))?;
-        for row in rows.into_iter().filter(|row| row.body.lost) {
-            table.lose_body(&row.id());
-        }
+        self.places.build(rows, table.account(), part)
+    }
+
+    fn put_in_place(&self, rows: &[Row], keep: impl FnOnce(&Path) -> io::Result<()>) -> Result<Database, Fault> {
+        self.places.swap(keep)?;
+        let mut table = self.shared.table();
+        rows.iter().filter(|row| row.body.lost).for_each(|row| table.lose_body(&row.id()));
         Ok(Database::open(&self.places.database())?)
     }
 
@@ -107,23 +106,23 @@ impl Committer {
         self.shared.counters.database_bytes.store(bytes, Ordering::Relaxed);
         let held = self.shared.table().held();
         let holds = held.payload_bytes + held.answer_bytes + (held.waiting + held.results) * ROW_COST;
-        if bytes > COMPACT_FROM.max(holds.saturating_mul(COMPACT_TIMES)) && !self.is_full() {
-            if let Err(fault) = self.compact() {
-                tracing::warn!(%fault, "the outbox's database was not made smaller");
-            }
+        if bytes <= COMPACT_FROM.max(holds.saturating_mul(COMPACT_TIMES)) || self.is_full() {
+            return;
+        }
+        if let Err(fault) = self.compact() {
+            tracing::warn!(%fault, "the outbox's database was not made smaller");
         }
     }
 
-    /// Writes the database anew, as small as what it holds.
+    /// Writes the database anew, as small as what it holds. Where there is no space for that, the old one stays.
     fn compact(&mut self) -> Result<(), Fault> {
         self.shared.counters.compacted.fetch_add(1, Ordering::Relaxed);
         let mut slot = self.shared.database.write().unwrap_or_else(PoisonError::into_inner);
-        let Some(old) = slot.take() else { return Ok(()) };
-        *slot = Some(self.rebuild(|key| Ok(old.part(key)?), false)?);
+        let Some(old) = slot.as_ref() else { return Ok(()) };
+        let rows = self.build(|key| Ok(old.part(key)?))?;
+        // How it takes that does not matter any more.
+        let _ = slot.take().map(Database::close);
+        *slot = Some(self.put_in_place(&rows, |_| Ok(()))?);
         Ok(())
     }
-}
-
-fn fault(error: &io::Error) -> Fault {
-    from_io(error).into()
 }

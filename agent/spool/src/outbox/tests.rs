@@ -1,6 +1,7 @@
 //! The outbox on a real disk: restarts, damage, and every write that the power may interrupt.
 
 use super::*;
+use crate::{Audit, State as AuditState, StateConfig};
 use hedge_agent_core::outbox::{Expiry, Head};
 use hedge_wire::{BootId, Digest};
 use std::fs;
@@ -206,6 +207,29 @@ fn notes_alone_are_written_a_second_later() {
         std::thread::sleep(Duration::from_millis(10));
     }
     assert_eq!(bench.store.stats().changes, changes + 1);
+}
+
+#[test]
+fn audits_that_pile_up_refuse_no_durable_work() {
+    let folder = TempDir::new().unwrap();
+    let state = AuditState::open(StateConfig {
+        path: folder.path().join("state"),
+        max_audits: 100,
+        max_audit_bytes: 10_000,
+        max_audit_age: Duration::from_secs(3600),
+    });
+    let state = state.unwrap();
+    let audits = state.audits();
+    let mut bench = Bench::with(OutboxConfig { audits: Some(audits.clone()), ..config(folder.path()) });
+    for number in 0..20 {
+        let ticket = vec![number; 900];
+        let audit = Audit { model: "m".into(), ticket, notes: vec![], inputs: vec![], outputs: vec![] };
+        audits.push(&audit).unwrap();
+        assert!(bench.insert(number, &[number; 100]));
+    }
+    let stats = audits.stats();
+    assert!(stats.bytes <= 10_000 && stats.dropped > 0, "they drop one another: {stats:?}");
+    assert_eq!((bench.store.stats().waiting, bench.store.stats().refused), (20, 0));
 }
 
 #[test]

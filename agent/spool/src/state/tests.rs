@@ -145,6 +145,23 @@ fn beyond_the_quota_the_oldest_are_dropped_and_told() {
 }
 
 #[test]
+fn audits_that_give_way_are_dropped_and_told_and_so_is_their_space() {
+    let folder = TempDir::new().unwrap();
+    let state = open(&folder);
+    let queue = state.audits();
+    (0..3).for_each(|n| queue.push(&audit(n)).unwrap());
+    queue.sync();
+    queue.shed();
+    assert_eq!((queue.stats().waiting, queue.stats().dropped), (0, 3));
+    let lost = queue.take_lost();
+    assert_eq!(tickets(&lost), [0, 1, 2]);
+    assert!(lost.iter().all(|lost| lost.why == LostBecause::Room));
+    assert!(!folder.path().join("state/audits").exists());
+    queue.push(&audit(3)).unwrap();
+    assert_eq!(waiting(&state), [audit(3)], "others wait in memory");
+}
+
+#[test]
 fn old_audits_are_dropped_even_where_the_clock_begins_in_1970() {
     let folder = TempDir::new().unwrap();
     let time = ManualTime::at(1_780_000_000);
