@@ -20,8 +20,10 @@ use hedge_wire::{BootId, Digest, RequestId};
 
 /// What makes this program a child.
 const ROLE: &str = "HEDGE_DISK_CHILD";
-/// Writes in flight.
-const WIDTH: usize = 24;
+/// Writes in flight: a few, or so many that a barrier is for megabytes.
+const WIDTHS: [usize; 2] = [24, 96];
+/// The bit of an id that says that its bodies are large.
+const HEAVY: u8 = 0x80;
 /// Requests that wait, and results, at most.
 const HELD: usize = 300;
 /// The longest that a reader may take.
@@ -123,6 +125,8 @@ impl Open {
 fn write(store: &Path, journal: &Path, seed: u64, steps: u64) -> Result<(), String> {
     let mut open = Open::new(config(store))?;
     let mut writer = Writer { journal: append(journal)?, random: Random(seed), ..Writer::default() };
+    let width = WIDTHS[writer.random.below(2)];
+    writer.heavy = writer.random.below(2) == 0;
     for saved in &open.found.saved {
         match saved {
             Saved::Entry(head) | Saved::Damaged(head) => writer.waiting.push(head.id),
@@ -131,7 +135,7 @@ fn write(store: &Path, journal: &Path, seed: u64, steps: u64) -> Result<(), Stri
     }
     let mut step = 0;
     while step < steps || !writer.asked.is_empty() {
-        while step < steps && writer.asked.len() < WIDTH {
+        while step < steps && writer.asked.len() < width {
             step += 1;
             writer.ask(&mut open);
         }
@@ -149,6 +153,7 @@ fn write(store: &Path, journal: &Path, seed: u64, steps: u64) -> Result<(), Stri
 struct Writer {
     journal: Option<File>,
     random: Random,
+    heavy: bool,
     waiting: Vec<RequestId>,
     ended: Vec<RequestId>,
     asked: BTreeMap<WriteId, (char, RequestId)>,
@@ -170,7 +175,7 @@ impl Writer {
             let id = self.waiting[self.random.below(self.waiting.len())];
             open.store.note(Change::Update(Head { attempts: 1, ..head(id) }));
         } else {
-            let id = self.random.id();
+            let id = weighed(self.random.id(), self.heavy);
             self.note('i', &id);
             let write = open.persist(Change::Insert(head(id)), Some(payload(&id)));
             self.asked.insert(write, ('I', id));
@@ -271,7 +276,7 @@ fn control_write(store: &Path, journal: &Path, seed: u64) -> Result<(), String> 
     let db = sled::Config::new().path(store).flush_every_ms(None).open().map_err(failed)?;
     let mut writer = Writer { journal: append(journal)?, random: Random(seed), ..Writer::default() };
     loop {
-        let ids: Vec<RequestId> = (0..WIDTH).map(|_| writer.random.id()).collect();
+        let ids: Vec<RequestId> = (0..WIDTHS[0]).map(|_| writer.random.id()).collect();
         for id in &ids {
             writer.note('i', id);
             db.insert(id.as_bytes(), payload(id).to_vec()).map_err(failed)?;
@@ -327,12 +332,18 @@ pub(crate) fn answer(id: &RequestId) -> Bytes {
 fn body(id: &RequestId, salt: u64) -> Bytes {
     let start = u64::from_le_bytes(id.as_bytes()[8..].try_into().expect("8 bytes"));
     let mut random = Random(start ^ salt);
-    let length = match random.below(100) {
-        0 => 66_000 + random.below(40_000),
-        1..=4 => 20_000 + random.below(45_000),
+    let length = match (random.below(100), id.as_bytes()[0] & HEAVY != 0) {
+        (0, _) => 66_000 + random.below(40_000),
+        (1..=4, _) | (5..=60, true) => 20_000 + random.below(45_000),
         _ => random.below(3_000),
     };
     (0..length.div_ceil(8)).flat_map(|_| random.next().to_le_bytes()).take(length).collect()
+}
+
+fn weighed(id: RequestId, heavy: bool) -> RequestId {
+    let mut bytes = *id.as_bytes();
+    bytes[0] = (bytes[0] & !HEAVY) | if heavy { HEAVY } else { 0 };
+    RequestId::from_bytes(bytes)
 }
 
 /// SplitMix64: the same for a seed on every machine.
@@ -352,11 +363,12 @@ impl Random {
         (self.next() % bound as u64) as usize
     }
 
+    /// An id of small bodies.
     pub(crate) fn id(&mut self) -> RequestId {
         let mut bytes = [0; 16];
         bytes[..8].copy_from_slice(&self.next().to_be_bytes());
         bytes[8..].copy_from_slice(&self.next().to_be_bytes());
-        RequestId::from_bytes(bytes)
+        weighed(RequestId::from_bytes(bytes), false)
     }
 }
 

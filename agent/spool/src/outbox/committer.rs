@@ -13,6 +13,7 @@
 //! An fsync that fails, or an error of the disk, ends everything: what is on it is in doubt.
 
 use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLockWriteGuard};
 use std::thread::JoinHandle;
@@ -31,6 +32,7 @@ use super::row::Body;
 use super::table::Step;
 use super::{Shared, StoreReport};
 use crate::audits::AuditQueue;
+use crate::store::panic_text;
 
 /// How often a full disk is looked at, and what was appended to the ledger is synced.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -66,7 +68,10 @@ pub(super) fn start(
         let look_at = Instant::now();
         let mut committer =
             Committer { shared, places, ledger, ledger_is_behind: false, reserve, report, pace, look_at, dead: false };
-        committer.run();
+        // Nobody else would tell those who wait for a report.
+        if let Err(panic) = catch_unwind(AssertUnwindSafe(|| committer.run())) {
+            committer.die(&format!("the outbox's thread panicked: {}", panic_text(&*panic)));
+        }
         committer.close();
     })
 }
@@ -383,7 +388,7 @@ impl Committer {
 
     fn die(&mut self, why: &str) {
         self.dead = true;
-        tracing::error!(why, "the outbox's disk failed; durable requests end here");
+        tracing::error!(why, "the outbox failed; durable requests end here");
         (self.report)(StoreReport::Failed(why.to_owned()));
     }
 

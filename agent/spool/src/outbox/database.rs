@@ -154,3 +154,12 @@ impl From<std::io::Error> for Fault {
         crate::store::from_io(&error).into()
     }
 }
+
+#[cfg(test)]
+impl Database {
+    /// From now on fsync fails.
+    pub(super) fn break_fsync(&mut self) {
+        let (reader, _) = std::io::pipe().expect("a pipe");
+        self.file = File::from(std::os::fd::OwnedFd::from(reader));
+    }
+}

@@ -70,8 +70,12 @@ impl Queue {
         true
     }
 
-    /// Puts notes that found no space in front again; they wait as new ones do.
+    /// Puts notes that found no space in front again; they wait as new ones do. When it closes they are dropped: each but costs
+    /// an attempt that is counted, or time for which a result is kept.
     pub(super) fn put_back(&mut self, notes: Vec<Command>, now: Instant) {
+        if self.closing {
+            return;
+        }
         for note in notes.into_iter().rev() {
             self.bytes += note.body().len() as u64;
             self.commands.push_front(Command { at: now, ..note });
@@ -166,6 +170,7 @@ mod tests {
         assert_eq!(queue.waiting().first_note, Some(later));
         assert_eq!(writes(&queue.take()), [None, None, Some(1)]);
         queue.closing = true;
-        assert!(!queue.push(command(None)));
+        queue.put_back(vec![command(None)], later);
+        assert!(!queue.push(command(None)) && queue.take().is_empty());
     }
 }

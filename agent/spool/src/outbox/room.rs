@@ -5,7 +5,7 @@
 //! ```
 
 use std::fs::{self, File, OpenOptions};
-use std::io;
+use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{FallocateFlags, fallocate, statvfs};
@@ -42,7 +42,7 @@ impl Reserve {
             return Ok(true);
         }
         let allocated = OpenOptions::new().write(true).create(true).truncate(false).open(&self.path);
-        let allocated = allocated.and_then(|file| allocate(&file, self.bytes));
+        let allocated = allocated.and_then(|mut file| allocate(&mut file, self.bytes));
         self.held = match allocated {
             Ok(()) => {
                 sync_folder(self.path.parent().unwrap_or(&self.path))?;
@@ -67,11 +67,36 @@ impl Reserve {
     }
 }
 
-/// Blocks for the whole length, so that it is no sparse file; they are not written to, which would wear flash out.
-fn allocate(file: &File, bytes: u64) -> io::Result<()> {
+/// Blocks for the whole length, so that it is no sparse file. They are written to only where the file system cannot give them
+/// otherwise, because that takes time and wears flash out.
+fn allocate(file: &mut File, bytes: u64) -> io::Result<()> {
     file.set_len(file.metadata()?.len().min(bytes))?;
-    fallocate(file, FallocateFlags::empty(), 0, bytes)?;
+    match fallocate(&*file, FallocateFlags::empty(), 0, bytes).map_err(io::Error::from) {
+        Err(error) if error.kind() == io::ErrorKind::Unsupported => fill(file, bytes)?,
+        allocated => allocated?,
+    }
     file.sync_all()
+}
+
+/// Bytes that no file system makes smaller.
+fn fill(file: &mut File, bytes: u64) -> io::Result<()> {
+    let (mut left, mut state) = (bytes, 1_u64);
+    while left > 0 {
+        let chunk: Vec<u8> = std::iter::repeat_with(|| {
+            // xorshift
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            state.to_le_bytes()
+        })
+        .take(8192)
+        .flatten()
+        .take(usize::try_from(left).unwrap_or(usize::MAX))
+        .collect();
+        file.write_all(&chunk)?;
+        left -= chunk.len() as u64;
+    }
+    Ok(())
 }
 
 /// Bytes that may still be written where `path` lies.
@@ -107,6 +132,16 @@ mod tests {
         File::create(&path).unwrap().set_len(1 << 20).unwrap();
         assert!(Reserve::open(path.clone(), 1 << 20).unwrap().is_held());
         assert!(fs::metadata(&path).unwrap().blocks() * 512 >= 1 << 20);
+    }
+
+    #[test]
+    fn where_blocks_cannot_be_asked_for_they_are_written() {
+        let folder = TempDir::new().unwrap();
+        let path = folder.path().join("reserve");
+        fill(&mut File::create(&path).unwrap(), 100_001).unwrap();
+        let content = fs::read(&path).unwrap();
+        assert_eq!(content.len(), 100_001);
+        assert!(content.chunks(16).collect::<std::collections::HashSet<_>>().len() > 6000, "it cannot be compressed");
     }
 
     #[test]

@@ -233,6 +233,24 @@ fn audits_that_pile_up_refuse_no_durable_work() {
 }
 
 #[test]
+fn an_fsync_that_fails_is_told_once_and_ends_it() {
+    let folder = TempDir::new().unwrap();
+    let mut bench = Bench::open(folder.path());
+    bench.insert(1, b"before");
+    bench.store.running.shared.database.write().unwrap().as_mut().unwrap().break_fsync();
+    bench.store.persist(WriteId(7), Change::Insert(head(2)), Some(Bytes::from_static(b"in doubt")));
+    let report = bench.reports.recv_timeout(PATIENCE).unwrap();
+    assert!(matches!(&report, StoreReport::Failed(why) if why.starts_with("fsync of the outbox's database failed")));
+    bench.store.persist(WriteId(8), Change::Insert(head(3)), Some(Bytes::from_static(b"too late")));
+    bench.store.close();
+    assert!(bench.reports.try_recv().is_err());
+    // What was in doubt may be there, what was accepted is.
+    let bench = Bench::open(folder.path());
+    assert_eq!(bench.found.saved[0], Saved::Entry(head(1)));
+    assert!(!bench.found.saved.contains(&Saved::Entry(head(3))));
+}
+
+#[test]
 fn two_processes_do_not_share_an_outbox() {
     let folder = TempDir::new().unwrap();
     let _bench = Bench::open(folder.path());
