@@ -307,7 +307,11 @@ fn append(journal: &Path) -> Result<Option<File>, String> {
 }
 
 pub(crate) fn head(id: RequestId) -> Head {
-    let bytes = payload(&id).len() as u64;
+    head_of(id, payload(&id).len() as u64)
+}
+
+/// The head of a request with a payload of so many bytes.
+pub(crate) fn head_of(id: RequestId, bytes: u64) -> Head {
     Head { id, digest: Digest([id.as_bytes()[15]; 32]), bytes, attempts: 0, placed: false, expiry: expiry() }
 }
 

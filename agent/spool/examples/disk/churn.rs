@@ -30,6 +30,8 @@ pub(crate) struct Churn {
     /// With the backlog, and the bytes of its payloads.
     pub(crate) backlog: (u64, u64),
     pub(crate) last: u64,
+    /// Requests that are there at the end.
+    pub(crate) left: u64,
     pub(crate) compacted: u64,
 }
 
@@ -52,10 +54,18 @@ pub(crate) fn run(requests: u64) -> Result<Churn, String> {
     let backlog = (allocated(&folder).saturating_sub(reserve), mill.open.store.stats().payload_bytes);
     mill.work_off()?;
     mill.turn(requests * BACKLOG_PERCENT / 100, |_| {})?;
-    let compacted = mill.open.store.stats().compacted;
+    let stats = mill.open.store.stats();
     mill.open.store.close();
     let last = allocated(&folder).saturating_sub(reserve);
-    Ok(Churn { requests, took: begun.elapsed(), largest, backlog, last, compacted })
+    Ok(Churn {
+        requests,
+        took: begun.elapsed(),
+        largest,
+        backlog,
+        last,
+        left: stats.waiting,
+        compacted: stats.compacted,
+    })
 }
 
 /// What requests go through.
@@ -103,7 +113,8 @@ impl Mill {
 
     fn work_off(&mut self) -> Result<(), String> {
         while !self.backlog.is_empty() || !self.asked.is_empty() {
-            while let (true, Some(id)) = (self.asked.len() < WIDTH, self.backlog.pop()) {
+            while self.asked.len() < WIDTH {
+                let Some(id) = self.backlog.pop() else { break };
                 self.answer(id)?;
             }
             let (id, _) = self.kept()?;
@@ -154,7 +165,8 @@ fn allocated(folder: &Path) -> u64 {
 impl Churn {
     pub(crate) fn is_bounded(&self) -> bool {
         // What a backlog took is given back when it is gone.
-        self.largest <= BOUND && self.last <= BOUND
+        let none_waits = self.left == 0;
+        none_waits && self.largest <= BOUND && self.last <= BOUND
     }
 }
 

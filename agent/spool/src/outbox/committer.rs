@@ -113,7 +113,7 @@ impl Committer {
         let mut queue = self.shared.queue();
         loop {
             let now = Instant::now();
-            let due = match self.pace.due(&queue.waiting()) {
+            let due = match self.pace.due(queue.waiting()) {
                 None if queue.closing => return Work::Close,
                 Some(due) if due <= now || queue.closing => return Work::Group(queue.take()),
                 due => due,
@@ -125,6 +125,7 @@ impl Committer {
             if look_at.is_some_and(|at| at <= now) {
                 return Work::Look;
             }
+            queue.wake_at = self.pace.enough();
             queue = match [due, look_at].into_iter().flatten().min() {
                 Some(until) => {
                     let woken = self.shared.wake.wait_timeout(queue, until.saturating_duration_since(now));
@@ -250,7 +251,13 @@ impl Committer {
     fn write(&self, steps: &[Step]) -> Result<(), Fault> {
         let slot = self.shared.database.write().unwrap_or_else(PoisonError::into_inner);
         let database = slot.as_ref().ok_or_else(|| Fault::Broken("the database is not open".into()))?;
+        let mut unsynced = 0;
         for step in steps {
+            unsynced = step.bytes().saturating_add(unsynced);
+            if unsynced > database.portion() {
+                database.barrier()?;
+                unsynced = step.bytes();
+            }
             step.puts.iter().try_for_each(|(key, value)| database.put(key, value))?;
             step.removes.iter().try_for_each(|key| database.remove(key))?;
         }
@@ -295,7 +302,7 @@ impl Committer {
         counters.changes.fetch_add(group.len() as u64, Ordering::Relaxed);
         let barriers = counters.barriers.fetch_add(1, Ordering::Relaxed);
         let writes = group.iter().filter_map(|command| command.write);
-        self.pace.committed(writes.clone().count());
+        self.pace.committed(writes.clone().count(), self.shared.queue().waiting().writes);
         for write in writes {
             (self.report)(StoreReport::Persisted(write));
         }

@@ -7,6 +7,14 @@
 //! then `fsync` of `<folder>/db` through a descriptor that is open from the start: a new one would not be told of a write that
 //! failed earlier. What fsync reports is not tried again, because the kernel drops the pages that it could not write.
 //!
+//! # Between barriers
+//!
+//! sled takes what `sync_file_range` wrote for safe: once pages are rewritten elsewhere it overwrites the segment that they
+//! were in, a segment's length (512 KiB) later at the earliest. If the power goes before the next barrier, both may be lost: with
+//! groups of megabytes, 11 of 20,339 acknowledged requests were, in 40 cuts. So the file has the attribute that makes every
+//! write synchronous (`chattr +S`). On file systems without it a barrier comes at least after every 64 KiB, which sled writes
+//! several times over, but not eight times. Before sled opens a file, what an earlier process left to the system is synced.
+//!
 //! # One writer
 //!
 //! All writes come from one thread, without batches, and nothing reads meanwhile. sled wakes those who wait for a buffer only
@@ -23,13 +31,18 @@ use super::key::Key;
 use super::part::Part;
 use super::row::{self, Account, Record, Row};
 use crate::replace::sync_folder;
-use crate::store::{Flushing, Store, StoreError};
+use crate::store::{Flushing, Store, StoreError, from_io};
+
+/// The most bytes that are written between two barriers where writes are not synchronous.
+const PORTION: usize = 64 * 1024;
 
 /// The open database.
 pub(super) struct Database {
     store: Store,
     /// `<folder>/db`, for fsync.
     file: File,
+    /// The most bytes that may be written between two barriers.
+    portion: usize,
 }
 
 /// Why a change did not reach the disk.
@@ -61,15 +74,25 @@ pub(super) struct Scan {
 impl Database {
     /// Opens the database in `folder`, or makes it there.
     pub(super) fn open(folder: &Path) -> Result<Self, StoreError> {
-        let is_new = !folder.join("db").exists();
+        let path = folder.join("db");
+        let is_new = !path.exists();
+        if !is_new {
+            File::open(&path).and_then(|file| file.sync_all()).map_err(|error| from_io(&error))?;
+        }
         let store = Store::open_with(folder, u64::MAX, Flushing::ByCaller)?;
-        let file = File::open(folder.join("db")).map_err(|error| crate::store::from_io(&error))?;
-        let database = Self { store, file };
+        let file = File::open(&path).map_err(|error| from_io(&error))?;
+        let portion = if write_through(&file) { usize::MAX } else { PORTION };
+        let database = Self { store, file, portion };
         if is_new {
             database.barrier().map_err(|fault| StoreError::Failed(fault.to_string()))?;
-            sync_folder(folder).map_err(|error| crate::store::from_io(&error))?;
+            sync_folder(folder).map_err(|error| from_io(&error))?;
         }
         Ok(database)
+    }
+
+    /// The most bytes that may be written between two barriers.
+    pub(super) fn portion(&self) -> usize {
+        self.portion
     }
 
     pub(super) fn put(&self, key: &Key, value: &[u8]) -> Result<(), Fault> {
@@ -135,6 +158,18 @@ pub(super) fn newer(one: Account, other: Account) -> Account {
     if other.serial > one.serial { other } else { one }
 }
 
+/// Has the file system make every write to the file synchronous, whoever writes. False where it cannot.
+#[cfg(target_os = "linux")]
+fn write_through(file: &File) -> bool {
+    use rustix::fs::{IFlags, ioctl_getflags, ioctl_setflags};
+    ioctl_getflags(file).and_then(|flags| ioctl_setflags(file, flags | IFlags::SYNC)).is_ok()
+}
+
+#[cfg(not(target_os = "linux"))]
+fn write_through(_: &File) -> bool {
+    false
+}
+
 fn is_part(key: &Key, value: &[u8]) -> bool {
     Part::decode(value).is_some_and(|part| Key::Part(part.side, part.number, part.part) == *key)
 }
@@ -151,7 +186,7 @@ impl From<StoreError> for Fault {
 
 impl From<std::io::Error> for Fault {
     fn from(error: std::io::Error) -> Self {
-        crate::store::from_io(&error).into()
+        from_io(&error).into()
     }
 }
 

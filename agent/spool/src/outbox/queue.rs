@@ -33,8 +33,9 @@ pub(super) struct Command {
 pub(super) struct Queue {
     commands: VecDeque<Command>,
     bytes: u64,
-    /// Those of the commands that are reported upon.
-    writes: usize,
+    waiting: Waiting,
+    /// With so many writes the thread is to be woken; before that with the first of a kind.
+    pub(super) wake_at: usize,
     /// A reader found the database unusable.
     pub(super) reopen: bool,
     /// Nothing more is taken.
@@ -56,7 +57,7 @@ impl Command {
 }
 
 impl Queue {
-    /// Takes in a command; false where none is taken any more.
+    /// Takes in a command, and says whether the thread is to be woken. None is taken when it closes.
     pub(super) fn push(&mut self, mut command: Command) -> bool {
         if self.closing {
             return false;
@@ -65,9 +66,9 @@ impl Queue {
             command.payload = None;
         }
         self.bytes += command.body().len() as u64;
-        self.writes += usize::from(command.write.is_some());
+        let is_first = self.waiting.add(&command);
         self.commands.push_back(command);
-        true
+        is_first || self.waiting.writes == self.wake_at
     }
 
     /// Puts notes that found no space in front again; they wait as new ones do. When it closes they are dropped: each but costs
@@ -80,16 +81,11 @@ impl Queue {
             self.bytes += note.body().len() as u64;
             self.commands.push_front(Command { at: now, ..note });
         }
+        self.count();
     }
 
-    pub(super) fn waiting(&self) -> Waiting {
-        let first = |reported: bool| self.commands.iter().find(|command| command.write.is_some() == reported);
-        Waiting {
-            writes: self.writes,
-            // Where there is none, the search would be through all.
-            first_write: (self.writes > 0).then(|| first(true)).flatten().map(|command| command.at),
-            first_note: (self.writes < self.commands.len()).then(|| first(false)).flatten().map(|command| command.at),
-        }
+    pub(super) fn waiting(&self) -> &Waiting {
+        &self.waiting
     }
 
     /// The next group.
@@ -102,10 +98,31 @@ impl Queue {
             }
             let command = self.commands.pop_front().expect("it was looked at");
             self.bytes -= command.body().len() as u64;
-            self.writes -= usize::from(command.write.is_some());
             group.push(command);
         }
+        self.count();
         group
+    }
+
+    fn count(&mut self) {
+        self.waiting = Waiting::default();
+        for command in &self.commands {
+            self.waiting.add(command);
+        }
+    }
+}
+
+impl Waiting {
+    /// Counts a command, and says whether it is the first of its kind.
+    fn add(&mut self, command: &Command) -> bool {
+        let first = match command.write {
+            Some(_) => &mut self.first_write,
+            None => &mut self.first_note,
+        };
+        let is_first = first.is_none();
+        first.get_or_insert(command.at);
+        self.writes += usize::from(command.write.is_some());
+        is_first
     }
 }
 
@@ -143,7 +160,9 @@ mod tests {
     #[test]
     fn a_group_is_bounded_and_keeps_the_order() {
         let mut queue = Queue::default();
-        (0..MAX_GROUP as u64 + 1).for_each(|number| assert!(queue.push(command(Some(number)))));
+        for number in 0..MAX_GROUP as u64 + 1 {
+            queue.push(command(Some(number)));
+        }
         assert_eq!(queue.waiting().writes, MAX_GROUP + 1);
         assert_eq!(queue.take().len(), MAX_GROUP);
         assert_eq!(writes(&queue.take()), [Some(MAX_GROUP as u64)]);
@@ -159,6 +178,15 @@ mod tests {
         }
         assert_eq!(writes(&queue.take()), [Some(0)]);
         assert_eq!(writes(&queue.take()), [Some(1)]);
+    }
+
+    #[test]
+    fn the_thread_is_woken_for_the_first_of_a_kind_and_when_there_are_enough() {
+        let mut queue = Queue { wake_at: 3, ..Queue::default() };
+        let woken = [None, None, Some(1), Some(2), Some(3), Some(4)].map(|write| queue.push(command(write)));
+        assert_eq!(woken, [true, false, true, false, true, false]);
+        queue.take();
+        assert!(queue.push(command(Some(5))));
     }
 
     #[test]

@@ -20,6 +20,9 @@ use super::key::{Key, Side};
 use super::part::{self, INLINE_BYTES};
 use super::row::{self, Account, Body, How, Row, State};
 
+/// What a removal counts for, in bytes written.
+const REMOVAL: usize = 512;
+
 /// The rows, and counts of them.
 #[derive(Default)]
 pub(super) struct Table {
@@ -52,6 +55,11 @@ pub(super) struct Step {
 }
 
 impl Step {
+    /// About what it writes; taking something out costs a page now and then.
+    pub(super) fn bytes(&self) -> usize {
+        self.puts.iter().map(|(_, value)| value.len()).sum::<usize>() + self.removes.len() * REMOVAL
+    }
+
     /// The file that the row named before, which may be named no more.
     pub(super) fn released(&self) -> Option<[u8; 32]> {
         self.undo.as_ref()?.1.as_ref()?.body.file
