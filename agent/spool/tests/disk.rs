@@ -65,7 +65,7 @@ fn sled_without_the_barrier_loses_what_it_acknowledged() {
 
 #[test]
 fn no_flipped_bit_loses_a_request_silently() {
-    let flips = flips::run(20, SEED).unwrap();
+    let flips = flips::run(20, SEED, 200).unwrap();
     println!("{flips}");
     assert_eq!((flips.undetected, flips.not_opened), (0, 0));
 }

@@ -10,8 +10,6 @@ use crate::journal::{Dump, Journal};
 
 /// Sectors of zeros hold nothing.
 const SECTOR: usize = 512;
-/// Steps of the writer whose store is damaged.
-const STEPS: u64 = 1500;
 /// Flips in one store.
 const PER_STORE: u64 = 20;
 
@@ -27,12 +25,13 @@ pub(crate) struct Flips {
     pub(crate) details: Vec<String>,
 }
 
-pub(crate) fn run(flips: u64, seed: u64) -> Result<Flips, String> {
+/// So many flips, in stores that took so many steps twice.
+pub(crate) fn run(flips: u64, seed: u64, steps: u64) -> Result<Flips, String> {
     let scratch = child::scratch()?;
     let mut random = Random(seed);
     let mut outcome = Flips::default();
     while outcome.flips < flips {
-        let (sound, journal) = store(scratch.path(), &mut random)?;
+        let (sound, journal) = store(scratch.path(), &mut random, steps)?;
         let known = Journal::read(&journal);
         for _ in 0..PER_STORE.min(flips - outcome.flips) {
             one(&sound, &known, scratch.path(), &mut random, &mut outcome)?;
@@ -42,18 +41,18 @@ pub(crate) fn run(flips: u64, seed: u64) -> Result<Flips, String> {
 }
 
 /// A store that was closed, or killed in the middle.
-fn store(scratch: &Path, random: &mut Random) -> Result<(PathBuf, PathBuf), String> {
+fn store(scratch: &Path, random: &mut Random, steps: u64) -> Result<(PathBuf, PathBuf), String> {
     let (folder, journal) = (scratch.join("sound"), scratch.join("journal"));
     remove(&folder)?;
     let _ = fs::remove_file(&journal);
     let kill = random.below(2) == 0;
     let mut role = |steps: u64| format!("write {} {} {} {steps}", folder.display(), journal.display(), random.next());
     // Twice, because sled writes a snapshot at the second start.
-    child::start(&role(STEPS)).wait().map_err(|error| error.to_string())?;
-    let mut writer = child::start(&role(if kill { u64::MAX } else { STEPS }));
+    child::start(&role(steps)).wait().map_err(|error| error.to_string())?;
+    let mut writer = child::start(&role(if kill { u64::MAX } else { steps }));
     if kill {
         let before = Journal::read(&journal).acknowledged;
-        while Journal::read(&journal).acknowledged < before + STEPS / 2 {
+        while Journal::read(&journal).acknowledged < before + steps / 2 {
             std::thread::sleep(std::time::Duration::from_millis(5));
         }
         let _ = writer.kill();

@@ -17,6 +17,8 @@ use crate::mount::{self, Mount};
 const KIB: u64 = 12 * 1024;
 /// Steps of the script.
 const STEPS: u64 = 60;
+/// Steps on a full disk, after which the process is started again.
+const STEPS_UNTIL_RESTART: u64 = 10;
 /// No step may take longer, and none the return to work.
 const PATIENCE: Duration = Duration::from_secs(5);
 
@@ -67,6 +69,11 @@ fn one(folder: &Path, fill: u64, random: &mut Random, outcome: &mut Full) -> Res
     for step in 0..STEPS {
         if step == fill {
             fill_up(&filler, random.below(64 * 1024))?;
+        }
+        if step == fill + STEPS_UNTIL_RESTART {
+            open.store.close();
+            drop(open);
+            open = Open::new(config.clone()).map_err(|why| format!("a restart: {why}"))?;
         }
         let begun = Instant::now();
         script.step(&mut open, random, step >= fill, outcome)?;

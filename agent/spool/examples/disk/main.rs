@@ -45,7 +45,7 @@ fn main() -> ExitCode {
             println!("{cuts}");
             cuts.lost > 0
         }),
-        Some("flips") => flips::run(number(1).unwrap_or(200), seed).map(|flips| {
+        Some("flips") => flips::run(number(1).unwrap_or(200), seed, 1_500).map(|flips| {
             println!("{flips}");
             flips.undetected == 0 && flips.not_opened == 0
         }),

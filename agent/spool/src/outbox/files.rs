@@ -14,6 +14,7 @@ use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
 use hedge_wire::Digest;
+use rustix::io::Errno;
 
 use crate::replace::sync_folder;
 
@@ -63,7 +64,11 @@ impl Files {
             Err(error) => return Err(error),
         };
         let mut bytes = Vec::new();
-        file.take(length + 1).read_to_end(&mut bytes)?;
+        match file.take(length + 1).read_to_end(&mut bytes) {
+            // A sector that cannot be read any more is damage; whatever else fails may work later.
+            Err(error) if Errno::from_io_error(&error) == Some(Errno::IO) => return Ok(None),
+            read => read?,
+        };
         Ok((Digest::of(&bytes).0 == *digest).then(|| bytes.into()))
     }
 

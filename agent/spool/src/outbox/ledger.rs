@@ -48,23 +48,27 @@ pub(super) struct Evidence {
 }
 
 impl Evidence {
-    /// Reads the ledger at `path`; one that is not there tells nothing.
-    pub(super) fn read(path: &Path) -> io::Result<Self> {
+    /// Reads the ledger at `path`. One that is not there tells nothing, one that cannot be read any further counts as one
+    /// unreadable record.
+    pub(super) fn read(path: &Path) -> Self {
         let mut evidence = Self::default();
-        let file = match File::open(path) {
-            Ok(file) => file,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(evidence),
-            Err(error) => return Err(error),
-        };
-        let mut reader = BufReader::with_capacity(64 * ROW, file);
+        match evidence.read_all(path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => evidence.unreadable += 1,
+            _ => {}
+        }
+        evidence
+    }
+
+    fn read_all(&mut self, path: &Path) -> io::Result<()> {
+        let mut reader = BufReader::with_capacity(64 * ROW, File::open(path)?);
         let mut first = true;
         loop {
             let mut record = Vec::with_capacity(ROW);
             (&mut reader).take(ROW as u64).read_to_end(&mut record)?;
             if record.is_empty() {
-                return Ok(evidence);
+                return Ok(());
             }
-            evidence.take(&record, first);
+            self.take(&record, first);
             first = false;
         }
     }
@@ -177,13 +181,13 @@ mod tests {
     fn a_ledger_tells_what_it_was_told() {
         let folder = TempDir::new().unwrap();
         let path = folder.path().join("ledger");
-        assert_eq!(ids(&Evidence::read(&path).unwrap()), Vec::<u64>::new());
+        assert_eq!(ids(&Evidence::read(&path)), Vec::<u64>::new());
         let mut ledger = Ledger::create(&path, &account(1), [row(0), row(1)].iter()).unwrap();
         ledger.append(&row(2).encode(&account(2))).unwrap();
         ledger.append(&row::gone(0, &row(0).id(), &account(3))).unwrap();
         assert!(!ledger.is_synced());
         ledger.sync().unwrap();
-        let evidence = Evidence::read(&path).unwrap();
+        let evidence = Evidence::read(&path);
         assert_eq!(ids(&evidence), [1, 2]);
         assert_eq!((evidence.newest, evidence.whole_to, evidence.unreadable), (account(3), 1, 0));
         assert_eq!(evidence.gone, [(row(0).id(), 3)].into());
@@ -219,18 +223,22 @@ mod tests {
             let mut flipped = sound.clone();
             flipped[bit / 8] ^= 1 << (bit % 8);
             fs::write(&path, flipped).unwrap();
-            let evidence = Evidence::read(&path).unwrap();
+            let evidence = Evidence::read(&path);
             assert_eq!(evidence.unreadable, 1, "bit {bit}");
             assert!(evidence.rows.len() >= 2);
         }
         for length in 3 * ROW..4 * ROW {
             fs::write(&path, &sound[..length]).unwrap();
-            let evidence = Evidence::read(&path).unwrap();
+            let evidence = Evidence::read(&path);
             assert_eq!((ids(&evidence), evidence.unreadable), (vec![0, 1], 0), "{length} bytes");
         }
+        fs::remove_file(&path).unwrap();
+        fs::create_dir(&path).unwrap();
+        assert_eq!(Evidence::read(&path).unreadable, 1, "a file that cannot be read");
+        fs::remove_dir(&path).unwrap();
         // Blocks that were allocated and never written.
         fs::write(&path, [&sound[..], &[0; 3 * ROW]].concat()).unwrap();
-        assert_eq!(Evidence::read(&path).unwrap().unreadable, 0);
+        assert_eq!(Evidence::read(&path).unreadable, 0);
     }
 
     // CRC-32C of the keys and the records drawn above, from an implementation of its own.

@@ -73,7 +73,7 @@ impl<'a> Opening<'a> {
             places,
             files: Files::open(config.path.join("bodies"))?,
             quarantine: Quarantine::new(config.path.join("quarantine"), config.max_quarantine_bytes),
-            evidence: Evidence::read(&config.path.join("ledger"))?,
+            evidence: Evidence::read(&config.path.join("ledger")),
         })
     }
 
@@ -108,14 +108,17 @@ impl<'a> Opening<'a> {
         if is_new && self.evidence.newest.serial > 0 {
             return self.salvage("it is not there".to_owned());
         }
-        self.copy_before()?;
-        match self.open_in_place() {
+        match self.copy_before().map_err(InPlace::from).and_then(|()| self.open_in_place()) {
             Ok((database, scan, rows)) => {
                 sync_folder(&self.config.path)?;
                 sweep(&database, &scan, &rows)?;
                 Ok((database, rows, scan.newest, Vec::new()))
             }
-            Err(InPlace::Full(why)) => Err(Failed::Full(why)),
+            Err(InPlace::Full(why)) => {
+                // It is sound as far as is known, and takes less space where it lies.
+                remove_any(&self.places.before())?;
+                Err(Failed::Full(why))
+            }
             Err(InPlace::Damaged(why)) => self.salvage(why),
         }
     }
@@ -207,6 +210,12 @@ fn lost_body(row: &Row) -> Damage {
 enum InPlace {
     Full(String),
     Damaged(String),
+}
+
+impl From<io::Error> for InPlace {
+    fn from(error: io::Error) -> Self {
+        crate::store::from_io(&error).into()
+    }
 }
 
 impl From<StoreError> for InPlace {

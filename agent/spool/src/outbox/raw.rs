@@ -6,7 +6,7 @@
 
 use std::collections::HashMap;
 use std::fs::{self, File};
-use std::io::{self, Read};
+use std::io;
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 
@@ -17,8 +17,10 @@ use crate::tensors::array;
 
 /// The longest value.
 const MAX_VALUE: usize = HEADER + PART_BYTES;
-/// Bytes read at a time.
+/// Bytes searched at a time.
 const CHUNK: usize = 1024 * 1024;
+/// What a disk that fails loses at the least.
+const PAGE: usize = 4096;
 
 /// What was found.
 #[derive(Default)]
@@ -41,7 +43,7 @@ impl Found {
         }
         let file = self.files.len();
         self.files.push(path.to_owned());
-        each_value(File::open(path)?, |at, value| self.take(file, at, value))
+        each_value(&File::open(path)?, |at, value| self.take(file, at, value))
     }
 
     /// The value of a part, if it was found.
@@ -65,29 +67,31 @@ impl Found {
 }
 
 /// Visits everything that may be a value, with its place.
-fn each_value(mut file: impl Read, mut visit: impl FnMut(u64, &[u8])) -> io::Result<()> {
-    let (mut window, mut start) = (Vec::new(), 0_u64);
-    loop {
-        let read = (&mut file).take(CHUNK as u64).read_to_end(&mut window)?;
-        // Values that might go on beyond the window wait for the next one.
-        let end = if read == 0 { window.len() } else { window.len().saturating_sub(MAX_VALUE) };
-        let mut at = 0;
-        while at < end {
-            match value_at(&window[at..]) {
-                Some(value) => visit(start + at as u64, value),
-                None => {
-                    at += 1;
-                    continue;
-                }
+fn each_value(file: &File, mut visit: impl FnMut(u64, &[u8])) -> io::Result<()> {
+    let (length, mut start) = (file.metadata()?.len(), 0);
+    while start < length {
+        let window = read_around(file, start, (length - start).min((CHUNK + MAX_VALUE) as u64) as usize);
+        for at in 0..window.len().min(CHUNK) {
+            if let Some(value) = value_at(&window[at..]) {
+                visit(start + at as u64, value);
             }
-            at += MAGIC.len();
         }
-        if read == 0 {
-            return Ok(());
-        }
-        window.drain(..end);
-        start += end as u64;
+        start += CHUNK as u64;
     }
+    Ok(())
+}
+
+/// Bytes of a file, with zeros for pages that cannot be read.
+fn read_around(file: &File, start: u64, length: usize) -> Vec<u8> {
+    let mut window = vec![0; length];
+    if file.read_exact_at(&mut window, start).is_err() {
+        for (page, bytes) in window.chunks_mut(PAGE).enumerate() {
+            if file.read_exact_at(bytes, start + (page * PAGE) as u64).is_err() {
+                bytes.fill(0);
+            }
+        }
+    }
+    window
 }
 
 fn value_at(bytes: &[u8]) -> Option<&[u8]> {
