@@ -146,7 +146,11 @@ impl<A: Clone> Outbox<A> {
             Ran::Offload if self.entry(seq).mode == Mode::Routed => {
                 self.change(seq, |entry| entry.placed = true);
                 self.prove(seq, now, actions);
-                self.change(seq, |entry| entry.stage = Stage::Turn);
+                // Sending may kill where executing did not: its first attempt is written down like any other.
+                self.change(seq, |entry| {
+                    entry.proved = false;
+                    entry.stage = Stage::Turn;
+                });
             }
             Ran::Offload | Ran::Again => {
                 self.prove(seq, now, actions);

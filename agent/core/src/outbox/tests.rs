@@ -129,8 +129,10 @@ fn a_request_is_accepted_once_it_is_on_disk_and_delivered_once_its_answer_is() {
 fn what_the_cloud_is_to_answer_is_asked_under_one_id_until_a_final_reply() {
     let mut bench = Bench::new(OutboxSettings::default());
     bench.on(OutboxEvent::CloudUp);
-    assert_eq!(bench.run(1, Ran::Offload), "note update 1 attempts 0 placed, publish 1 #0 5s");
-    assert_eq!(bench.on(OutboxEvent::Sent(id(1))), "", "an acknowledgement ends nothing");
+    let placed = "note update 1 attempts 0 placed";
+    assert_eq!(bench.run(1, Ran::Offload), format!("{placed}, persist update 1 attempts 1 placed"));
+    assert_eq!(bench.keep(), "publish 1 #0 5s");
+    assert_eq!(bench.on(OutboxEvent::Sent(id(1))), placed, "an acknowledgement ends nothing");
     assert_eq!(bench.retry(), "");
     assert_eq!(bench.retry(), "publish 1 #1 10s", "silence");
     let busy = OutboxEvent::Busy { id: id(1), retry: Duration::from_secs(1) };
@@ -152,8 +154,9 @@ fn without_a_cloud_it_waits_and_goes_out_when_the_cloud_is_back() {
     assert_eq!(bench.run(1, Ran::Offload), "note update 1 attempts 0 placed");
     assert_eq!(bench.retry(), "");
     bench.on(OutboxEvent::CloudUp);
-    assert_eq!(bench.wait(200).on(OutboxEvent::Timer), "publish 1 #0 5s");
-    assert_eq!(bench.on(OutboxEvent::CloudDown), "");
+    assert_eq!(bench.wait(200).on(OutboxEvent::Timer), "persist update 1 attempts 1 placed");
+    assert_eq!(bench.keep(), "publish 1 #0 5s");
+    assert_eq!(bench.on(OutboxEvent::CloudDown), "note update 1 attempts 0 placed");
     assert_eq!(bench.retry(), "", "nothing is sent into a cut");
     bench.on(OutboxEvent::CloudUp);
     assert_eq!(bench.wait(200).on(OutboxEvent::Timer), "publish 1 #1 5s");
@@ -182,6 +185,8 @@ fn a_final_refusal_and_what_no_message_can_carry_are_executed_without_the_cloud(
         let mut bench = Bench::new(OutboxSettings::default());
         bench.on(OutboxEvent::CloudUp);
         bench.run(1, Ran::Offload);
+        bench.keep();
+        bench.on(OutboxEvent::Sent(id(1)));
         assert_eq!(bench.on(event), "persist update 1 attempts 1 placed");
         assert_eq!(bench.keep(), format!("execute 1 Local({why:?})"));
     }
@@ -265,10 +270,14 @@ fn executions_and_messages_at_a_time_are_bounded() {
     }
     assert_eq!((bench.outbox.running(), bench.outbox.in_flight()), (2, 0));
     let first = bench.on(OutboxEvent::Ran { id: id(1), ran: Ran::Offload });
-    assert_eq!(first, "note update 1 attempts 0 placed, persist update 3 attempts 1, publish 1 #0 5s");
+    assert_eq!(
+        first,
+        "note update 1 attempts 0 placed, persist update 3 attempts 1, persist update 1 attempts 1 placed"
+    );
     let second = bench.on(OutboxEvent::Ran { id: id(2), ran: Ran::Offload });
     assert_eq!(second, "note update 2 attempts 0 placed");
-    assert_eq!(bench.on(verdict(1)), r#"persist finish 1 Answered("cloud"), publish 2 #0 5s"#);
+    let third = bench.on(verdict(1));
+    assert_eq!(third, r#"persist finish 1 Answered("cloud"), persist update 2 attempts 1 placed"#);
 }
 
 #[test]
@@ -301,6 +310,20 @@ fn the_first_message_of_a_process_is_an_attempt_and_its_retries_are_not() {
     assert_eq!(bench.on(OutboxEvent::Sent(id(1))), "note update 1 attempts 0 placed");
     bench.retry();
     assert_eq!(bench.retry(), "publish 1 #2 10s");
+}
+
+/// The simulator found that what died in sending was not counted where the same process had executed it.
+#[test]
+fn what_kills_only_when_it_is_sent_is_given_up_after_two_deaths_as_well() {
+    let mut bench = Bench::new(OutboxSettings::default());
+    bench.on(OutboxEvent::CloudUp);
+    let ran = bench.run(1, Ran::Offload);
+    assert_eq!(ran, "note update 1 attempts 0 placed, persist update 1 attempts 1 placed", "before it is sent");
+    let (mut bench, _) = Bench::restored(vec![Saved::Entry(head(1, 1, true))]);
+    bench.on(OutboxEvent::CloudUp);
+    assert_eq!(bench.wait(200).on(OutboxEvent::Timer), "persist update 1 attempts 2 placed");
+    let (_, begun) = Bench::restored(vec![Saved::Entry(head(1, 2, true))]);
+    assert_eq!(begun, "persist finish 1 Poisoned { attempts: 2 }");
 }
 
 #[test]
