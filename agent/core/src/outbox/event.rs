@@ -87,7 +87,7 @@ pub enum Ran<A> {
     Final(A),
     /// The cloud is to answer. Not a reply to [`Mode::Local`].
     Offload,
-    /// No room for it now.
+    /// No room for it now: nothing was executed.
     Again,
 }
 
@@ -148,7 +148,7 @@ pub enum OutboxAction<A> {
         /// How it ended.
         ending: Ending<A>,
     },
-    /// Report [`OutboxEvent::Timer`] at this time; it replaces an earlier request.
+    /// Report [`OutboxEvent::Timer`] at this time, which is ahead; it replaces an earlier request.
     WakeAt(Duration),
 }
 

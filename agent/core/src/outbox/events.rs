@@ -25,7 +25,8 @@ impl<A: Clone> Outbox<A> {
             }
             OutboxEvent::CloudUp => self.cloud_up(now),
             OutboxEvent::CloudDown => self.cloud_down(now, actions),
-            OutboxEvent::Timer => self.timer(now, actions),
+            // Time acts with every event.
+            OutboxEvent::Timer => {}
             OutboxEvent::Unreadable(id) => self.end(id, Ending::Damaged, now, actions),
             OutboxEvent::Verdict { id, answer } => self.end(id, Ending::Answered(answer), now, actions),
             OutboxEvent::Ran { id, ran } => {
@@ -152,8 +153,13 @@ impl<A: Clone> Outbox<A> {
                     entry.stage = Stage::Turn;
                 });
             }
-            Ran::Offload | Ran::Again => {
+            Ran::Offload => {
                 self.prove(seq, now, actions);
+                self.wait(seq, Duration::ZERO, now);
+            }
+            Ran::Again => {
+                // Nothing was executed, so nothing is proved: a suspect stays one.
+                self.take_back(seq, now, actions);
                 self.wait(seq, Duration::ZERO, now);
             }
         }
@@ -207,7 +213,8 @@ impl<A: Clone> Outbox<A> {
         }
     }
 
-    fn timer(&mut self, now: Duration, actions: &mut Vec<OutboxAction<A>>) {
+    /// Does what is due. That it is done with every event, late timers or not, is why no wake-up is asked for in the past.
+    pub(super) fn take_time(&mut self, now: Duration, actions: &mut Vec<OutboxAction<A>>) {
         // Each entry is moved past `now` by what is done with it.
         while let Some(&(_, seq)) = self.timers.first().filter(|(at, _)| *at <= now) {
             self.wake_entry(seq, now, actions);

@@ -179,8 +179,9 @@ impl<A: Clone> Outbox<A> {
         self.load.suspects > 0
     }
 
-    /// What every event ends with: turns are taken, results are dropped, the next wake-up is asked for.
+    /// What every event ends with: what is due is done, turns are taken, results are dropped, the next wake-up is asked for.
     fn settle(&mut self, now: Duration, actions: &mut Vec<OutboxAction<A>>) {
+        self.take_time(now, actions);
         self.take_turns(now, actions);
         for id in self.results.drop_old(now, self.settings.results) {
             actions.push(OutboxAction::Note(Change::Erase(id)));

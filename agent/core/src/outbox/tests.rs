@@ -368,3 +368,31 @@ fn the_result_of_an_earlier_process_is_known_and_not_found_out_again() {
     assert_eq!(bench.accept(1), "known 1");
     assert_eq!(bench.outbox.results(), (0, 1));
 }
+
+/// The simulator found that no room was taken for proof, so that a suspect killed a third process.
+#[test]
+fn a_suspect_that_finds_no_room_stays_one() {
+    let (mut bench, begun) = Bench::restored(vec![Saved::Entry(head(1, 1, false))]);
+    assert_eq!(begun, "persist update 1 attempts 2");
+    assert_eq!(bench.keep(), "execute 1 Routed");
+    let again = bench.on(OutboxEvent::Ran { id: id(1), ran: Ran::Again });
+    assert_eq!(again, "note update 1 attempts 1", "as if it had not been tried");
+    assert_eq!(bench.retry(), "persist update 1 attempts 2");
+    assert_eq!(bench.keep(), "execute 1 Routed");
+    assert!(bench.outbox.tries_a_suspect());
+}
+
+/// The simulator found a request that outlived its life in the executor, and was to be woken before now.
+#[test]
+fn what_is_overdue_is_done_with_any_event_and_nobody_is_woken_in_the_past() {
+    let mut bench = Bench::new(OutboxSettings::default());
+    bench.accept(1);
+    bench.keep();
+    let over = bench.wait(3_600_000).on(OutboxEvent::Ran { id: id(1), ran: Ran::Offload });
+    assert!(over.ends_with("persist update 1 attempts 1 placed"), "{over}");
+    assert_eq!(bench.keep(), "execute 1 Local(Deadline)");
+    let now = bench.now;
+    let actions = bench.outbox.on(accept(2, 1), now);
+    let early = actions.iter().any(|action| matches!(action, OutboxAction::WakeAt(at) if *at <= now));
+    assert!(!early, "{actions:?}");
+}

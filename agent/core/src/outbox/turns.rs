@@ -91,10 +91,15 @@ impl<A: Clone> Outbox<A> {
 
     /// The attempt that was written down did not take place.
     fn not_begun(&mut self, seq: Seq, now: Duration, actions: &mut Vec<OutboxAction<A>>) {
+        self.take_back(seq, now, actions);
+        self.change(seq, |entry| entry.stage = Stage::Waiting { due: None });
+    }
+
+    /// The attempt that was written down is none.
+    pub(super) fn take_back(&mut self, seq: Seq, now: Duration, actions: &mut Vec<OutboxAction<A>>) {
         let boot = self.boot;
         let head = self.change(seq, |entry| {
             entry.attempts = entry.attempts.saturating_sub(1);
-            entry.stage = Stage::Waiting { due: None };
             entry.head(boot, now)
         });
         actions.push(OutboxAction::Note(Change::Update(head)));
