@@ -38,6 +38,8 @@ enum State {
         gateway: GatewayId,
         unsent: VecDeque<u32>,
         in_flight: BTreeSet<u32>,
+        /// Still with the broker, for gateways that granted earlier.
+        elsewhere: Vec<u32>,
     },
 }
 
@@ -56,7 +58,8 @@ pub enum UploadEvent {
         /// Which.
         part: u32,
     },
-    /// Nobody takes parts there any more, or the broker refused one.
+    /// Nobody takes parts there any more, the broker refused one, or the link was lost: nothing more will be heard of parts
+    /// under way.
     GatewayGone,
     /// Time passes.
     Tick,
@@ -100,8 +103,12 @@ impl Upload {
         match event {
             UploadEvent::Granted(grant) => self.granted(grant),
             UploadEvent::Delivered { part } => {
-                if let State::Sending { in_flight, .. } = &mut self.state {
-                    self.progress |= in_flight.remove(&part);
+                if let State::Sending { in_flight, elsewhere, .. } = &mut self.state {
+                    // The broker takes messages in their order: the earlier one of two is meant.
+                    match elsewhere.iter().position(|&earlier| earlier == part) {
+                        Some(position) => _ = elsewhere.remove(position),
+                        None => self.progress |= in_flight.remove(&part),
+                    }
                 }
                 self.fill()
             }
@@ -129,21 +136,25 @@ impl Upload {
 
     /// Sends what the gateway does not hold. Parts under way to it are not sent again: they still arrive, or it grants again.
     fn granted(&mut self, grant: Grant) -> Vec<UploadAction> {
-        let under_way = match std::mem::replace(&mut self.state, State::Waiting) {
-            State::Sending { gateway, in_flight, .. } if gateway == grant.gateway => in_flight,
-            _ => BTreeSet::new(),
+        let (in_flight, elsewhere) = match std::mem::replace(&mut self.state, State::Waiting) {
+            State::Sending { gateway, in_flight, elsewhere, .. } if gateway == grant.gateway => (in_flight, elsewhere),
+            State::Sending { in_flight, mut elsewhere, .. } => {
+                elsewhere.extend(in_flight);
+                (BTreeSet::new(), elsewhere)
+            }
+            State::Waiting => (BTreeSet::new(), Vec::new()),
         };
-        let wanted = |part: &u32| !grant.held.contains(*part) && !under_way.contains(part);
+        let wanted = |part: &u32| !grant.held.contains(*part) && !in_flight.contains(part);
         let unsent = (0..self.plan.parts()).filter(wanted).collect();
-        self.state = State::Sending { gateway: grant.gateway, unsent, in_flight: under_way };
+        self.state = State::Sending { gateway: grant.gateway, unsent, in_flight, elsewhere };
         self.progress = true;
         self.fill()
     }
 
     fn fill(&mut self) -> Vec<UploadAction> {
-        let State::Sending { gateway, unsent, in_flight } = &mut self.state else { return Vec::new() };
+        let State::Sending { gateway, unsent, in_flight, elsewhere } = &mut self.state else { return Vec::new() };
         let mut actions = Vec::new();
-        while in_flight.len() < WINDOW
+        while in_flight.len() + elsewhere.len() < WINDOW
             && let Some(part) = unsent.pop_front()
         {
             in_flight.insert(part);
@@ -235,6 +246,21 @@ mod tests {
         assert_eq!(told(&upload.on(UploadEvent::Delivered { part: 1 })), "", "a late word about the dead one");
         assert_eq!(told(&upload.ask()), "offer");
         assert_eq!(told(&upload.on(grant("gw-2", &[]))), "gw-2:0 gw-2:1");
+    }
+
+    /// The simulator found four parts with the broker where the retry's offer was granted by another gateway.
+    #[test]
+    fn parts_for_an_earlier_gateway_take_up_the_window_until_the_broker_has_them() {
+        let mut upload = upload(4);
+        upload.ask();
+        upload.ask();
+        assert_eq!(told(&upload.on(grant("gw-1", &[]))), "gw-1:0 gw-1:1");
+        assert_eq!(told(&upload.on(grant("gw-2", &[]))), "");
+        assert_eq!(told(&upload.on(UploadEvent::Delivered { part: 0 })), "gw-2:0");
+        assert_eq!(told(&upload.on(UploadEvent::Delivered { part: 1 })), "gw-2:1");
+        assert_eq!(told(&upload.on(UploadEvent::Delivered { part: 0 })), "gw-2:2");
+        assert_eq!(told(&upload.on(UploadEvent::GatewayGone)), "");
+        assert_eq!(told(&upload.on(grant("gw-1", &[]))), "gw-1:0 gw-1:1", "of what is void nothing is waited for");
     }
 
     #[test]
