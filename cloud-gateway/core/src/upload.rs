@@ -13,7 +13,8 @@
 //! 1. Memory is reserved when a grant is given, by the size offered, and taken when the first part comes: what is held never
 //!    exceeds [`UploadLimits`], whatever is offered and sent.
 //! 2. A query is assembled only of the bytes whose size and SHA-256 were offered, and only under the id and model offered.
-//! 3. Every granted upload ends once: assembled, refused, or expired with its deadline, at the latest after `max_age`.
+//! 3. Every granted upload ends once: assembled, refused, expired with its deadline, at the latest after `max_age`, or replaced by
+//!    another offer of its id.
 //! 4. A part that comes twice, out of order, or for no open upload changes nothing else.
 
 use std::{
@@ -183,13 +184,15 @@ impl Uploads {
     fn offered(&mut self, device: DeviceId, offer: Offer, now: Instant) -> UploadAction {
         let key = Key { device, id: offer.id };
         let left = Duration::from_millis(offer.deadline_ms.into()).min(self.limits.max_age);
-        if let Some(upload) = self.open.get_mut(&key) {
-            if upload.offer.body != offer.body || upload.offer.model != offer.model {
-                return refused(key, Refusal::BadInput, "another body or model was offered under this id");
+        match self.open.get_mut(&key) {
+            Some(upload) if upload.offer.body == offer.body && upload.offer.model == offer.model => {
+                upload.deadline = upload.deadline.max(now + left);
+                (upload.offer.attempt, upload.offer.boot) = (offer.attempt, offer.boot);
+                return self.grant(&key, now);
             }
-            upload.deadline = upload.deadline.max(now + left);
-            upload.offer.attempt = offer.attempt;
-            return self.grant(&key, now);
+            // A device that was brought up to date may encode the same request anew: what is held of the old body is of no use.
+            Some(_) => drop(self.close(&key)),
+            None => {}
         }
         if let Some(outcome) = self.no_room(&key.device, offer.body.size()) {
             let reply = Reply::Busy { id: key.id, retry_ms: millis(self.limits.busy_retry) };
@@ -289,7 +292,7 @@ fn assemble(key: Key, upload: Upload, now: Instant) -> UploadAction {
         return refused(key, Refusal::BadInput, "the body is not of the query that was offered");
     }
     let deadline_ms = millis(deadline.saturating_duration_since(now));
-    let query = Query { deadline_ms, attempt: offer.attempt, ..query };
+    let query = Query { deadline_ms, attempt: offer.attempt, boot: offer.boot, ..query };
     UploadAction::Assembled { device: key.device, model: offer.model, query }
 }
 

@@ -96,8 +96,11 @@ impl Query {
     }
 
     /// The body, where any receiver would take it in parts.
+    ///
+    /// It is the same for every attempt and every run of the device, so that what a gateway holds of it counts after a restart
+    /// as well: attempt, deadline and run are those of the [`Offer`].
     pub fn encode_upload(&self) -> Result<Vec<u8>, EncodeError> {
-        self.encode_within(IN_PARTS)
+        Self { attempt: 0, deadline_ms: 0, boot: BootId(0), ..self.clone() }.encode_within(IN_PARTS)
     }
 
     fn encode_within(&self, caps: Caps) -> Result<Vec<u8>, EncodeError> {

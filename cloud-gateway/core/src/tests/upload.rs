@@ -234,8 +234,37 @@ fn an_offer_without_room_is_told_when_to_come_again_and_one_device_cannot_take_a
     assert_eq!(offer("d1", 3), "reply 3 DeviceShare");
     assert_eq!(offer("d2", 4), "grant 4 holding 0");
     assert_eq!(offer("d3", 5), "reply 5 QueueFull");
-    let larger = Sender::new("d1", 1, 9001);
-    assert_eq!(said(&uploads.handle(larger.offer(), now)), "reply 1 Refused(BadInput)", "another body, the same id");
+}
+
+#[test]
+fn another_body_under_the_same_id_replaces_the_one_that_is_half_there() {
+    let (mut uploads, now) = (uploads(UploadLimits::default()), Instant::now());
+    let (old, new) = (Sender::new("d1", 1, 9000), Sender::new("d1", 1, 9001));
+    uploads.handle(old.offer(), now);
+    uploads.handle(old.part(0), now);
+    assert_eq!(said(&uploads.handle(new.offer(), now)), "grant 1 holding 0");
+    assert_eq!(uploads.open(), (1, new.plan.size()));
+    let last = new.parts().map(|index| said(&uploads.handle(new.part(index), now))).last();
+    assert_eq!(last.as_deref(), Some("assembled 1"));
+    assert_eq!(uploads.open(), (0, 0));
+}
+
+/// The simulator found that a device which restarted offered another body, and was refused for good.
+#[test]
+fn a_device_that_restarts_half_way_offers_the_same_body_and_sends_only_what_lacks() {
+    let (mut uploads, now) = (uploads(UploadLimits::default()), Instant::now());
+    let first = Sender::new("d1", 1, 9000);
+    let query = Query { boot: BootId(2), attempt: 1, deadline_ms: 7000, ..first.query.clone() };
+    let body = Bytes::from(query.encode_upload().expect("within the caps"));
+    let plan = BodyPlan::of(&body, PART_BYTES).expect("within the caps");
+    let second = Sender { device: device("d1"), query, body, plan };
+    uploads.handle(first.offer(), now);
+    uploads.handle(first.part(0), now);
+    assert_eq!(said(&uploads.handle(second.offer(), now)), "grant 1 holding 1");
+    uploads.handle(second.part(1), now);
+    let actions = uploads.handle(second.part(2), now);
+    let [UploadAction::Assembled { query, .. }] = &actions[..] else { panic!("{actions:?}") };
+    assert_eq!(*query, Query { deadline_ms: 30_000, ..second.query }, "attempt and run are those of the latest offer");
 }
 
 #[test]

@@ -163,7 +163,10 @@ fn a_query_above_one_message_s_cap_passes_in_parts_and_has_a_cap_there_as_well()
     // It compresses well, but a bomb is what it says it is: each way has its own cap of decompressed bytes.
     assert!(matches!(large.encode_checked(), Err(EncodeError::OverLimit { .. })));
     let body = Bytes::from(large.encode_upload().unwrap());
-    assert_eq!(Query::decode_upload(&body).unwrap(), large);
+    let without_what_the_offer_says = Query { attempt: 0, deadline_ms: 0, boot: BootId(0), ..large.clone() };
+    assert_eq!(Query::decode_upload(&body).unwrap(), without_what_the_offer_says);
+    let again = Query { attempt: 1, deadline_ms: 9, boot: BootId(8), ..large };
+    assert_eq!(again.encode_upload().unwrap(), body, "every attempt and every run has the same body");
     assert!(matches!(Query::decode_shared(&body), Err(DecodeError::OverLimit { .. })));
     assert!(query(crate::limits::MAX_UPLOAD_TENSOR_BYTES + 1).encode_upload().is_err());
 }
