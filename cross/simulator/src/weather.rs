@@ -52,6 +52,8 @@ pub(crate) struct Weather {
 
     /// Faults in the span, for each device or gateway, on average.
     pub(crate) faults: Faults,
+    /// How likely power fails, or the process is killed, just after the store was handed a write.
+    pub(crate) sudden: f64,
     /// Requests of each kind and device, at most.
     pub(crate) durable: usize,
     pub(crate) plain: usize,
@@ -80,7 +82,7 @@ impl Weather {
         let dice = &mut dice;
         let absent = dice.chance(0.15);
         Self {
-            span: dice.millis(20_000..90_000),
+            span: if absent { dice.millis(60_000..120_000) } else { dice.millis(20_000..80_000) },
             keepalive: secs(dice.pick(&[5, 10])),
             reconnect_cap: secs(dice.pick(&[1, 3])),
             session_expiry: secs(dice.pick(&[20, 300])),
@@ -100,6 +102,7 @@ impl Weather {
             slow_syncs: dice.pick(&[0.0, 0.05]),
             late_timers: dice.pick(&[0.0, 0.05]),
             faults: Faults::of(dice),
+            sudden: dice.pick(&[0.0, 0.01, 0.05]),
             durable: 1 + dice.below(4),
             plain: 1 + dice.below(4),
         }
@@ -126,7 +129,7 @@ impl Faults {
     }
 }
 
-/// A queue with room, or one that fills up; a memory of replies that lasts, or one that does not.
+/// A queue with room, or one that fills up (but no body is larger than all of it: it would find it full for ever); a memory of replies that lasts, or one that does not.
 fn limits(dice: &mut Dice) -> Limits {
     let roomy = Limits::default();
     let replies = dice.pick(&[roomy.replies, roomy.replies, 4]);
@@ -134,7 +137,7 @@ fn limits(dice: &mut Dice) -> Limits {
         true => Limits { replies, ..roomy },
         false => Limits {
             queue: 1 + dice.below(12),
-            queue_bytes: dice.pick(&[4096, 1 << 20]),
+            queue_bytes: dice.pick(&[40_000, 1 << 20]),
             queue_per_device: 1 + dice.below(2),
             running_per_model: 1 + dice.below(4),
             audits: 2,

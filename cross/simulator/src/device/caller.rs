@@ -90,7 +90,15 @@ pub(crate) enum Told {
 pub(crate) fn script(device: u16, dice: &mut Dice, shared: &mut Shared) -> (Vec<Call>, Vec<Question>) {
     let (durable, plain) = (dice.below(shared.weather.durable + 1), dice.below(shared.weather.plain + 1));
     let calls = (0..durable).map(|number| call(device, small(number), dice, shared)).collect();
-    let questions: Vec<Question> = (0..plain).map(|number| question(device, small(number), dice)).collect();
+    let mut questions: Vec<Question> = Vec::new();
+    for number in 0..plain {
+        let mut question = question(device, small(number), dice);
+        // Some ask what another has asked, under their own id: the cache may know it.
+        if let Some(earlier) = questions.first().filter(|_| dice.chance(0.3)) {
+            question.payload = earlier.payload;
+        }
+        questions.push(question);
+    }
     for number in 0..plain {
         let event = Event::Plain { device, number: small(number) };
         shared.queue.push(sometime(dice, shared), event);
@@ -117,7 +125,7 @@ fn call(device: u16, number: u16, dice: &mut Dice, shared: &mut Shared) -> Call 
     let push = |shared: &mut Shared, at, step| shared.queue.push(at, Event::Call { device, number, step });
     push(shared, at, Step::Post);
     if dice.chance(0.2) {
-        push(shared, at + dice.millis(0..30_000), Step::PostAgain);
+        push(shared, at + dice.millis(0..90_000), Step::PostAgain);
     }
     if dice.chance(0.1) {
         push(shared, at + dice.millis(0..30_000), Step::PostOther);
@@ -134,9 +142,7 @@ fn call(device: u16, number: u16, dice: &mut Dice, shared: &mut Shared) -> Call 
 }
 
 fn question(device: u16, number: u16, dice: &mut Dice) -> Question {
-    // Some ask the same as others, under their own id: the cache may know it.
-    let about = if dice.chance(0.3) { 0 } else { number };
-    let payload = Payload::new(device, about, 1, traits(dice), size(dice));
+    let payload = Payload::new(device, number, 1, traits(dice), size(dice));
     let place = dice.pick(&[Place::Auto, Place::Auto, Place::Auto, Place::Edge, Place::Cloud]);
     Question { payload, place, allowed: dice.millis(100..8000) }
 }
@@ -218,7 +224,7 @@ impl Host {
 
     fn again(&mut self, number: u16, shared: &mut Shared) {
         self.call(number).state = State::Idle;
-        let wait = self.dice.millis(300..3000);
+        let wait = self.dice.millis(100..2500);
         self.step_after(wait, number, Step::Post, shared);
     }
 
@@ -281,8 +287,8 @@ impl Host {
             let post = call.posts;
             call.state = State::Waiting { post };
             self.step_after(patience, number, Step::Patience { post }, shared);
-        } else if unknown {
-            // Only the owner begins a request.
+        } else if unknown && !shared.judge.record(self.index, number).erased {
+            // Nobody but the owner begins a request, as long as the device owes its result.
             return;
         }
         if unknown {

@@ -59,14 +59,12 @@ impl Process {
                 return;
             }
             let now = host.now(shared);
-            let timer = matches!(event, OutboxEvent::Timer);
-            let overdue = !timer && self.wake.is_some_and(|wake| wake <= now);
             let index = host.index;
             shared.say(|| format!("d{index} outbox: {event:?}"));
             for action in self.outbox.on(event, now) {
                 if let OutboxAction::WakeAt(at) = action {
                     let what = || format!("d{index} asks at {now:?} to be woken at {at:?}");
-                    shared.require(at > now || overdue, Rule::WakesAhead, what);
+                    shared.require(at > now, Rule::WakesAhead, what);
                 }
                 self.perform(action, &mut events, host, shared);
             }
@@ -348,7 +346,7 @@ impl Process {
         let (outbox, settings) = (&self.outbox, &shared.weather.outbox);
         let (unfetched, results) = outbox.results();
         let held = outbox.waiting() + unfetched;
-        let right = held <= settings.entries
+        let right = held <= settings.entries.max(self.found)
             && outbox.bytes() <= settings.refuse_from()
             && outbox.running() <= settings.running
             && outbox.in_flight() <= settings.in_flight

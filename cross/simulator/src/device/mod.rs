@@ -13,9 +13,12 @@ mod writer;
 
 use std::time::Duration;
 
+use hedge_agent_core::outbox::Standing;
+
 pub(crate) use self::host::{Death, Host};
 pub(crate) use self::process::Process;
 use crate::counts::Happening;
+use crate::faults::Fault;
 use crate::id::{Kind, id};
 use crate::net::link::LinkEvent;
 use crate::net::packet::{ConnectionId, Packet};
@@ -77,6 +80,10 @@ impl Device {
         shared.say(|| format!("d{index} process begins"));
         self.host.disturbed = shared.now;
         self.process = Some(Process::begin(&mut self.host, shared));
+        if self.host.dice.chance(2.0 * shared.weather.sudden) {
+            let wait = self.host.dice.millis(0..1500);
+            shared.queue.push(shared.now + wait, Event::Fault(Fault::Kill(index, Death::Power)));
+        }
         self.bury(shared);
     }
 
@@ -199,7 +206,8 @@ impl Device {
         let waited = shared.now - record.asked - record.off;
         let bound = record.life * (record.reboots + 1) + SLACK;
         let undisturbed = !self.host.disk_is_full && shared.now - self.host.disturbed > SLACK;
-        let overdue = self.process.is_some() && undisturbed && waited > bound;
+        let waits = |process: &Process| process.standing(number, &self.host) == Standing::Waiting;
+        let overdue = self.process.as_ref().is_some_and(waits) && undisturbed && waited > bound;
         let what = || format!("d{index} #{number} has waited {waited:?}, its life is {:?}", record.life);
         shared.require(!overdue, crate::judge::Rule::Life, what);
         let again = bound.saturating_sub(waited).max(Duration::from_secs(5)) + Duration::from_millis(1);

@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use hedge_agent_core::outbox::{Mode, Standing};
+use hedge_agent_core::outbox::{Mode, Saved, Standing};
 use hedge_agent_core::route::Decision;
 use hedge_agent_core::{Ask, CloudView, Outbox, RouteEvent, Router, Ticket};
 use hedge_certify::{Features, Fingerprint};
@@ -19,7 +19,7 @@ use super::plain::PlainRow;
 use super::router;
 use super::upload::Sending;
 use super::writer::Writer;
-use crate::id::{Kind, id};
+use crate::id::{Kind, id, number};
 use crate::net::link::{CleanStart, Link};
 use crate::payload::{Given, Payload, RunId};
 use crate::plant::Plant;
@@ -30,6 +30,8 @@ use crate::shared::{CLOUD, Shared};
 pub(crate) struct Process {
     pub(super) outbox: Outbox<Given>,
     pub(super) writer: Writer,
+    /// Requests and unfetched results that were found in the store: a power cut may forget that one was fetched.
+    pub(super) found: usize,
     /// When the outbox wants to be woken, and how many times it said so.
     pub(super) wake: Option<Duration>,
     pub(super) wakes: u32,
@@ -62,13 +64,19 @@ impl Process {
         if shared.has(Plant::OldBootsDeadline) {
             super::planted::take_for_this_boot(&mut saved, host.clock.boot);
         }
+        for item in &saved {
+            if let Saved::Damaged(head) = item {
+                shared.judge.record_mut(host.index, number(&head.id)).rotten = true;
+            }
+        }
         let now = host.now(shared);
         let settings = shared.weather.outbox.clone();
         let (outbox, actions) = Outbox::restore(settings, host.clock.boot, seed, saved, now);
-        let queue = shared.weather.link_queue;
+        let (queue, found) = (shared.weather.link_queue, outbox.waiting() + outbox.results().0);
         let mut process = Self {
             outbox,
             writer: Writer::default(),
+            found,
             wake: None,
             wakes: 0,
             executing: BTreeMap::new(),
@@ -87,8 +95,8 @@ impl Process {
             audits: BTreeMap::new(),
             audits_asked: u32::from(u16::try_from(host.run).unwrap_or(u16::MAX)) << 16,
         };
-        process.introduce(host, shared);
         process.carry_out(actions, host, shared);
+        process.introduce(host, shared);
         if host.revoked {
             process.revoke(host, shared);
         }
@@ -98,7 +106,7 @@ impl Process {
 
     /// The judge hears what the process knows of every request.
     fn introduce(&self, host: &mut Host, shared: &mut Shared) {
-        for number in 0..u16::try_from(host.calls.len()).expect("a handful") {
+        for number in 0..u16::try_from(host.calls.len()).expect("a handful of requests") {
             let id = id(Kind::Durable, host.index, number.into());
             let result = host.store.result(&id);
             let standing = self.outbox.standing(&id);

@@ -64,6 +64,10 @@ impl Process {
 
     /// An event of the upload, if it is still under way.
     pub(super) fn feed_upload(&mut self, id: RequestId, event: UploadEvent, host: &mut Host, shared: &mut Shared) {
+        if event == UploadEvent::GatewayGone {
+            // Parts that the broker has not spoken about are not asked about any more.
+            self.publishes.retain(|_, published| published.id != id || published.part.is_none());
+        }
         let Some(sending) = self.uploads.get_mut(&id) else { return };
         let actions = sending.upload.on(event);
         // Only an offer can fail for good, and none comes of an event.
@@ -78,6 +82,9 @@ impl Process {
             None => shared.count(Happening::LateReplies),
         }
         self.feed_upload(id, UploadEvent::Granted(grant), host, shared);
+        if shared.has(Plant::NoWindow) {
+            self.send_everything(id, host, shared);
+        }
     }
 
     /// Uploads to this gateway, or all, have to be offered anew.
@@ -104,9 +111,6 @@ impl Process {
                 UploadAction::Offer => self.offer(id, host, shared)?,
                 UploadAction::Send { gateway, part } => self.send_part(id, &gateway, part, host, shared),
             }
-        }
-        if shared.has(Plant::NoWindow) && self.uploads.get(&id).is_some_and(|sending| sending.gateway.is_some()) {
-            self.send_everything(id, host, shared);
         }
         Ok(())
     }

@@ -6,12 +6,13 @@ use std::time::Duration;
 use hedge_agent_core::OutboxEvent;
 use hedge_agent_core::outbox::{Change, WriteId};
 
-use super::host::Host;
+use super::host::{Death, Host};
 use super::process::Process;
 use crate::counts::Happening;
+use crate::faults::Fault;
 use crate::payload::Payload;
 use crate::plant::Plant;
-use crate::queue::DeviceEvent;
+use crate::queue::{DeviceEvent, Event};
 use crate::shared::Shared;
 use crate::store::Write;
 
@@ -61,6 +62,11 @@ impl Process {
         let payload = payload.map(|payload| (payload, !host.dice.chance(shared.weather.rot)));
         self.writer.waiting.push_back(HandedIn { id, write: Write { change, payload } });
         self.plan_commit(host, shared);
+        if host.dice.chance(shared.weather.sudden) {
+            let death = host.dice.pick(&[Death::Power, Death::Killed { by: None }]);
+            let event = Event::Fault(Fault::Kill(host.index, death));
+            shared.queue.push(shared.now + host.dice.millis(0..25), event);
+        }
     }
 
     fn plan_commit(&mut self, host: &Host, shared: &mut Shared) {
