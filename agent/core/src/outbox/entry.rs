@@ -169,8 +169,10 @@ impl<A> Entry<A> {
             Stage::Finishing { write: None, retry_at, .. } => return Some(retry_at),
             Stage::Accepting { .. } | Stage::Starting { .. } | Stage::Running | Stage::Finishing { .. } => return None,
         };
-        let expires = (self.mode == Mode::Routed).then_some(self.expires);
-        let restamp = (self.restamp_at < self.expires).then_some(self.restamp_at);
+        // Whoever does without the cloud has no life to count.
+        let counts = self.mode == Mode::Routed;
+        let expires = counts.then_some(self.expires);
+        let restamp = (counts && self.restamp_at < self.expires).then_some(self.restamp_at);
         [due, expires, restamp].into_iter().flatten().min()
     }
 }

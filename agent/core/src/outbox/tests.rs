@@ -335,6 +335,17 @@ fn an_attempt_that_did_not_take_place_is_taken_back() {
     assert_eq!(bench.keep(), "note update 1 attempts 1 placed", "the link was cut before it could be sent");
 }
 
+/// The simulator found a request that was called poisoned after one death: its life had ended while its attempt was written.
+#[test]
+fn an_attempt_that_came_too_late_to_be_sent_is_taken_back() {
+    let (mut bench, _) = Bench::restored(vec![Saved::Entry(head(1, 0, true))]);
+    bench.on(OutboxEvent::CloudUp);
+    assert_eq!(bench.wait(200).on(OutboxEvent::Timer), "persist update 1 attempts 1 placed");
+    let late = bench.wait(3_600_000).keep();
+    assert_eq!(late, "note update 1 attempts 0 placed, persist update 1 attempts 1 placed");
+    assert_eq!(bench.keep(), "execute 1 Local(Deadline)");
+}
+
 #[test]
 fn a_life_goes_on_over_a_restart_and_over_a_reboot_by_what_was_left() {
     for (boot, left) in [(BOOT, 900), (BootId(2), 800)] {

@@ -118,6 +118,9 @@ impl<A: Clone> Outbox<A> {
         let patience = doubled(self.settings.reply_within, entry.tries, self.settings.reply_cap);
         let left = patience.min(entry.expires.saturating_sub(now));
         if left < LEAST_USEFUL {
+            if matches!(entry.stage, Stage::Starting { .. }) {
+                self.take_back(seq, now, actions);
+            }
             return self.do_without_the_cloud(seq, Reason::Deadline, now, actions);
         }
         let (id, attempt) = self.change(seq, |entry| {
