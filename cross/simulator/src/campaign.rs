@@ -49,7 +49,8 @@ pub fn shrink(outcome: &Outcome, setup: &Setup) -> Setup {
         again.is_some_and(|again| again.rule == violation.rule)
     };
     let alone = (0..setup.devices).map(|only| Setup { only: Some(only), ..*setup });
-    let fewer = std::iter::successors(Some(1), |devices| Some(devices * 2)).take_while(|&devices| devices < setup.devices);
+    let fewer =
+        std::iter::successors(Some(1), |devices| Some(devices * 2)).take_while(|&devices| devices < setup.devices);
     let fewer = fewer.map(|devices| Setup { devices, ..*setup });
     alone.chain(fewer).find(breaks).unwrap_or(*setup)
 }

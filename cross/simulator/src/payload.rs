@@ -44,7 +44,13 @@ const LEAST: usize = 16;
 impl Payload {
     pub(crate) fn new(device: u16, number: u16, variant: u8, traits: u8, size: usize) -> Self {
         let size = u64::try_from(size.clamp(LEAST, usize::from(u16::MAX))).expect("16 bits");
-        Self(u64::from(device) << 48 | u64::from(number) << 32 | u64::from(variant) << 24 | u64::from(traits) << 16 | size)
+        Self(
+            u64::from(device) << 48
+                | u64::from(number) << 32
+                | u64::from(variant) << 24
+                | u64::from(traits) << 16
+                | size,
+        )
     }
 
     /// The same with another variant: other bytes under the same id.

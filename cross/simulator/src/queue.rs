@@ -13,27 +13,67 @@ use crate::net::packet::{Client, ConnectionId, End, Packet};
 #[derive(Debug)]
 pub(crate) enum Event {
     /// A packet comes to an end of a connection.
-    Arrive { connection: ConnectionId, to: End, packet: Packet },
+    Arrive {
+        connection: ConnectionId,
+        to: End,
+        packet: Packet,
+    },
     /// An end hears that the path was cut.
-    Reset { connection: ConnectionId, to: End },
+    Reset {
+        connection: ConnectionId,
+        to: End,
+    },
     /// An end has heard nothing for too long, unless the hole has ended.
-    Silence { connection: ConnectionId, end: End, hole: u32 },
+    Silence {
+        connection: ConnectionId,
+        end: End,
+        hole: u32,
+    },
     /// A client's link: time to connect, or to give up trying.
-    Link { client: Client, owner: u32, turn: u32 },
+    Link {
+        client: Client,
+        owner: u32,
+        turn: u32,
+    },
     /// The broker forgets a session.
-    SessionEnds { client: Client, absences: u32 },
-    Device { device: u16, run: u32, event: DeviceEvent },
-    Gateway { gateway: u16, run: u32, event: GatewayEvent },
+    SessionEnds {
+        client: Client,
+        absences: u32,
+    },
+    Device {
+        device: u16,
+        run: u32,
+        event: DeviceEvent,
+    },
+    Gateway {
+        gateway: u16,
+        run: u32,
+        event: GatewayEvent,
+    },
     /// A caller on a device takes its next step.
-    Call { device: u16, number: u16, step: Step },
+    Call {
+        device: u16,
+        number: u16,
+        step: Step,
+    },
     /// A caller on a device asks a plain question.
-    Plain { device: u16, number: u16 },
+    Plain {
+        device: u16,
+        number: u16,
+    },
     /// A device's process begins.
-    DeviceStart { device: u16 },
+    DeviceStart {
+        device: u16,
+    },
     /// A gateway's process begins.
-    GatewayStart { gateway: u16 },
+    GatewayStart {
+        gateway: u16,
+    },
     /// Has a request been given up by when it had to be?
-    LifeCheck { device: u16, number: u16 },
+    LifeCheck {
+        device: u16,
+        number: u16,
+    },
     Fault(Fault),
     /// No fault any more.
     Heal,
@@ -68,7 +108,9 @@ pub(crate) enum DeviceEvent {
 #[derive(Debug)]
 pub(crate) enum GatewayEvent {
     /// A model run has ended.
-    Ran { job: u64 },
+    Ran {
+        job: u64,
+    },
     Tick,
     /// A draining gateway has waited for long enough.
     DrainOver,
@@ -91,44 +133,29 @@ pub(crate) enum Step {
 
 #[derive(Debug, Default)]
 pub(crate) struct Queue {
-    heap: BinaryHeap<Reverse<Foreseen>>,
-    next: u64,
-}
-
-#[derive(Debug)]
-struct Foreseen {
-    at: Duration,
-    number: u64,
-    event: Event,
+    /// When, in nanoseconds; which of those foreseen, in their order; where it lies.
+    heap: BinaryHeap<Reverse<(u64, u32, u32)>>,
+    next: u32,
+    /// The events themselves stay where they are: they are large, and a heap moves what it holds.
+    events: Vec<Option<Event>>,
+    free: Vec<u32>,
 }
 
 impl Queue {
     pub(crate) fn push(&mut self, at: Duration, event: Event) {
-        self.heap.push(Reverse(Foreseen { at, number: self.next, event }));
+        let slot = self.free.pop().unwrap_or_else(|| {
+            self.events.push(None);
+            u32::try_from(self.events.len() - 1).expect("fewer events than steps")
+        });
+        self.events[slot as usize] = Some(event);
+        self.heap.push(Reverse((u64::try_from(at.as_nanos()).unwrap_or(u64::MAX), self.next, slot)));
         self.next += 1;
     }
 
     pub(crate) fn pop(&mut self) -> Option<(Duration, Event)> {
-        self.heap.pop().map(|Reverse(foreseen)| (foreseen.at, foreseen.event))
-    }
-}
-
-impl PartialEq for Foreseen {
-    fn eq(&self, other: &Self) -> bool {
-        self.number == other.number
-    }
-}
-
-impl Eq for Foreseen {}
-
-impl PartialOrd for Foreseen {
-    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
-        Some(self.cmp(other))
-    }
-}
-
-impl Ord for Foreseen {
-    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
-        (self.at, self.number).cmp(&(other.at, other.number))
+        let Reverse((at, _, slot)) = self.heap.pop()?;
+        self.free.push(slot);
+        let event = self.events[slot as usize].take().expect("a slot in the heap holds an event");
+        Some((Duration::from_nanos(at), event))
     }
 }

@@ -5,8 +5,8 @@
 
 use std::time::Duration;
 
-use hedge_agent_core::outbox::{Ending, NotAccepted, Standing};
 use hedge_agent_core::Place;
+use hedge_agent_core::outbox::{Ending, NotAccepted, Standing};
 
 use super::Device;
 use super::host::Host;

@@ -282,4 +282,3 @@ impl Process {
         self.audits.remove(id)
     }
 }
-

@@ -73,12 +73,7 @@ impl Process {
     }
 
     /// Carries out what came of restoring.
-    pub(super) fn carry_out(
-        &mut self,
-        actions: Vec<OutboxAction<Given>>,
-        host: &mut Host,
-        shared: &mut Shared,
-    ) {
+    pub(super) fn carry_out(&mut self, actions: Vec<OutboxAction<Given>>, host: &mut Host, shared: &mut Shared) {
         let mut events = Events::new();
         for action in actions {
             self.perform(action, &mut events, host, shared);
@@ -89,13 +84,7 @@ impl Process {
         }
     }
 
-    fn perform(
-        &mut self,
-        action: OutboxAction<Given>,
-        events: &mut Events,
-        host: &mut Host,
-        shared: &mut Shared,
-    ) {
+    fn perform(&mut self, action: OutboxAction<Given>, events: &mut Events, host: &mut Host, shared: &mut Shared) {
         let device = host.index;
         shared.say(|| format!("d{device} outbox wants: {action:?}"));
         match action {
@@ -354,7 +343,10 @@ impl Process {
         let what = || {
             let (bytes, running, in_flight) = (outbox.bytes(), outbox.running(), outbox.in_flight());
             let fetched = results - unfetched;
-            format!("d{} holds {held} requests, {bytes} bytes, {running} running, {in_flight} asked, {fetched} fetched", host.index)
+            format!(
+                "d{} holds {held} requests, {bytes} bytes, {running} running, {in_flight} asked, {fetched} fetched",
+                host.index
+            )
         };
         shared.require(right, Rule::DeviceBounds, what);
     }
@@ -364,7 +356,8 @@ impl Process {
         if self.outbox.standing(&id) == Standing::Waiting {
             shared.judge.check_id(host.index, id, &given, shared.now);
         }
-        let id = if shared.has(Plant::OtherAnswer) { planted::another(id, &self.executing, &self.publishes) } else { id };
+        let id =
+            if shared.has(Plant::OtherAnswer) { planted::another(id, &self.executing, &self.publishes) } else { id };
         self.feed(OutboxEvent::Verdict { id, answer: given }, host, shared);
     }
 }

@@ -80,7 +80,7 @@ impl Device {
         shared.say(|| format!("d{index} process begins"));
         self.host.disturbed = shared.now;
         self.process = Some(Process::begin(&mut self.host, shared));
-        if self.host.dice.chance(2.0 * shared.weather.sudden) {
+        if self.host.dice.chance(5.0 * shared.weather.sudden) {
             let wait = self.host.dice.millis(0..1500);
             shared.queue.push(shared.now + wait, Event::Fault(Fault::Kill(index, Death::Power)));
         }
@@ -189,9 +189,8 @@ impl Device {
             let number = u16::try_from(number).expect("a handful of requests");
             let result = host.store.result(&id(Kind::Durable, host.index, number.into()));
             let kept = !record.is_owed() || result.is_some() && (record.ending.is_none() || record.ending == result);
-            let what = || {
-                format!("d{} #{number} ended in {:?}, and the store has {result:?}", host.index, record.ending)
-            };
+            let what =
+                || format!("d{} #{number} ended in {:?}, and the store has {result:?}", host.index, record.ending);
             shared.require(kept, crate::judge::Rule::NothingLost, what);
         }
     }

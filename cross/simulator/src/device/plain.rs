@@ -99,7 +99,10 @@ impl Process {
         let in_time = row.row.is_done() || now < deadline && row.wake <= deadline && row.sent <= 2;
         let what = || {
             let (wake, sent) = (row.wake, row.sent);
-            format!("d{} row {number} waits at {now:?} until {wake:?}, its deadline is {deadline:?}, sent {sent} times", host.index)
+            format!(
+                "d{} row {number} waits at {now:?} until {wake:?}, its deadline is {deadline:?}, sent {sent} times",
+                host.index
+            )
         };
         shared.require(in_time, Rule::RowInTime, what);
     }
@@ -157,7 +160,11 @@ impl Process {
         let result = self.cached_results.get(&payload).filter(|_| local && verdict.is_none());
         Event::Looked {
             local: result.map(|&run| local_result(payload, run)),
-            cloud: verdict.map(|&run| CachedVerdict { outputs: outputs(payload, run), score: Some(1.0), digest: CLOUD }),
+            cloud: verdict.map(|&run| CachedVerdict {
+                outputs: outputs(payload, run),
+                score: Some(1.0),
+                digest: CLOUD,
+            }),
         }
     }
 

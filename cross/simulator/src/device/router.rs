@@ -79,8 +79,7 @@ fn issued() -> Certificate {
     const LABELS: u16 = 2000;
     let EdgeSide { edge, device_class, transforms, comparison } = side();
     let scores: Vec<f32> = (0..LABELS).map(|label| f32::from(label) / f32::from(LABELS)).collect();
-    let labels: Vec<Labelled> =
-        scores.iter().map(|&score| Labelled { score, differs: score < THRESHOLD }).collect();
+    let labels: Vec<Labelled> = scores.iter().map(|&score| Labelled { score, differs: score < THRESHOLD }).collect();
     let issue = Issue {
         subject: Subject { edge, cloud: Fingerprint(CLOUD.0), device_class, transforms, comparison },
         scoring: Scoring::Margin,

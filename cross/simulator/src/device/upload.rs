@@ -35,6 +35,8 @@ pub(super) struct Sending {
     query: Query,
     left: Duration,
     gateway: Option<GatewayId>,
+    /// Whether parts that found no room are tried again soon.
+    retries: bool,
 }
 
 impl Process {
@@ -53,7 +55,8 @@ impl Process {
         if !self.uploads.contains_key(&id) {
             let body = Bytes::from(query.encode_upload().map_err(|_| NotSent::TooLarge)?);
             let plan = BodyPlan::of(&body, PART_BYTES).map_err(|_| NotSent::TooLarge)?;
-            let sending = Sending { upload: Upload::new(plan), body, query: query.clone(), left, gateway: None };
+            let sending =
+                Sending { upload: Upload::new(plan), body, query: query.clone(), left, gateway: None, retries: false };
             self.uploads.insert(id, sending);
         }
         let sending = self.uploads.get_mut(&id).expect("inserted above");
@@ -96,6 +99,9 @@ impl Process {
 
     /// Parts that found no room are tried again.
     pub(super) fn upload_goes_on(&mut self, id: RequestId, host: &mut Host, shared: &mut Shared) {
+        if let Some(sending) = self.uploads.get_mut(&id) {
+            sending.retries = false;
+        }
         self.feed_upload(id, UploadEvent::Tick, host, shared);
     }
 
@@ -138,7 +144,10 @@ impl Process {
             }
             Err(PublishError::QueueFull | PublishError::Down) => {
                 self.feed_upload(id, UploadEvent::NotSent { part }, host, shared);
-                host.after(RETRY, DeviceEvent::Upload { id }, shared);
+                let sending = self.uploads.get_mut(&id).expect("only parts of what is under way are sent");
+                if !std::mem::replace(&mut sending.retries, true) {
+                    host.after(RETRY, DeviceEvent::Upload { id }, shared);
+                }
             }
         }
     }

@@ -72,7 +72,8 @@ impl Gateway {
     pub(crate) fn new(index: u16, seed: u64, shared: &mut Shared) -> Self {
         let mut dice = Dice::new(seed, Stream::Gateway(index));
         let drift = i32::try_from(dice.below(401)).expect("a few hundred") - 200;
-        let clock = Clock { boot: BootId(1), began: BEGINNING - dice.millis(0..9_000_000), drift, wall: Duration::ZERO };
+        let clock =
+            Clock { boot: BootId(1), began: BEGINNING - dice.millis(0..9_000_000), drift, wall: Duration::ZERO };
         let come = shared.weather.gateways_come + dice.millis(0..1000);
         shared.queue.push(shared.now + come, Event::GatewayStart { gateway: index });
         let machine = Machine {

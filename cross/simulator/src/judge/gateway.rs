@@ -38,7 +38,9 @@ impl Executions {
         let earlier = self.by_process.insert((process, id), Execution::Running);
         match earlier {
             Some(Execution::Running) => Turn::Wrong,
-            Some(Execution::Done { at }) if memory.is_some_and(|memory| at + memory.mul_f64(SLACK) > now) => Turn::Wrong,
+            Some(Execution::Done { at }) if memory.is_some_and(|memory| at + memory.mul_f64(SLACK) > now) => {
+                Turn::Wrong
+            }
             _ if first => Turn::First,
             _ => Turn::Again,
         }

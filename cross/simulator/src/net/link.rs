@@ -32,8 +32,15 @@ pub(crate) enum LinkEvent {
     /// Every publish without a word from the broker is void.
     Down,
     /// To be acknowledged by its number.
-    Message { packet: u32, message: Rc<Message>, left: Option<Duration> },
-    Published { id: u32, outcome: Outcome },
+    Message {
+        packet: u32,
+        message: Rc<Message>,
+        left: Option<Duration>,
+    },
+    Published {
+        id: u32,
+        outcome: Outcome,
+    },
 }
 
 /// Why a message was not taken.

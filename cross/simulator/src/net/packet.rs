@@ -63,13 +63,25 @@ pub(crate) enum Outcome {
 /// A packet. There are no pings: what they would find out is reckoned.
 #[derive(Clone, Debug)]
 pub(crate) enum Packet {
-    Connect { clean: bool, will: Option<Rc<Message>> },
-    Accepted { session_present: bool },
+    Connect {
+        clean: bool,
+        will: Option<Rc<Message>>,
+    },
+    Accepted {
+        session_present: bool,
+    },
     Subscribe,
     Subscribed,
     /// `left` is what the broker left of the expiry, in whole seconds, rounded down.
-    Publish { packet: u32, message: Rc<Message>, left: Option<Duration> },
-    Acknowledged { packet: u32, outcome: Outcome },
+    Publish {
+        packet: u32,
+        message: Rc<Message>,
+        left: Option<Duration>,
+    },
+    Acknowledged {
+        packet: u32,
+        outcome: Outcome,
+    },
     /// A farewell: no will.
     Disconnect,
     /// The other end has closed, in whatever way.
