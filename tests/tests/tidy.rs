@@ -12,7 +12,7 @@ const LAYERS: [&[&str]; 9] = [
     &["hedge-wire", "hedge-certify", "hedge-graph", "hedge-telemetry"],
     &["hedge-bundle"],
     &["hedge-link", "hedge-broker", "hedge-agent-core", "hedge-gateway-core", "hedge-engine"],
-    &["hedge-agent-spool", "hedge-train"],
+    &["hedge-agent-spool", "hedge-train", "hedge-simulator"],
     &["hedge-zoo"],
     &["hedge-agent", "hedge-gateway"],
     &["hedge"],
@@ -36,26 +36,28 @@ const OWNED: [(&str, &str); 12] = [
 ];
 
 /// Crates that decide and encode: no reactor, no clock, no network, no store, no kernels, at any depth.
-const CORES: [&str; 5] = ["hedge-agent-core", "hedge-gateway-core", "hedge-wire", "hedge-certify", "hedge-graph"];
+const CORES: [&str; 6] =
+    ["hedge-agent-core", "hedge-gateway-core", "hedge-wire", "hedge-certify", "hedge-graph", "hedge-simulator"];
 const NOT_IN_A_CORE: [&str; 7] = ["tokio", "burn", "wgpu", "sled", "rumqttc", "mqtt5", "rustls"];
 
 /// Dependents, for crates that not every higher layer may use: whatever is not listed may not name them.
-const USERS: [(&str, &[&str]); 10] = [
+const USERS: [(&str, &[&str]); 11] = [
     ("hedge-agent", &["hedge", "hedge-tests"]),
     ("hedge-gateway", &["hedge", "hedge-tests"]),
-    ("hedge-agent-core", &["hedge-agent", "hedge-agent-spool", "hedge"]),
+    ("hedge-agent-core", &["hedge-agent", "hedge-agent-spool", "hedge-simulator", "hedge"]),
     ("hedge-agent-spool", &["hedge-agent"]),
-    ("hedge-gateway-core", &["hedge-gateway"]),
+    ("hedge-gateway-core", &["hedge-gateway", "hedge-simulator"]),
     ("hedge-link", &["hedge-agent", "hedge-gateway", "hedge", "hedge-tests"]),
     ("hedge-broker", &["hedge", "hedge-tests"]),
     ("hedge-train", &["hedge-zoo", "hedge"]),
     ("hedge-zoo", &["hedge"]),
+    ("hedge-simulator", &["hedge"]),
     ("hedge", &[]),
 ];
 
 /// What must not reach the programs that run alone: the device daemon carries no broker, neither daemon a training.
 const NOT_IN_A_DAEMON: [(&str, &[&str]); 2] = [
-    ("hedge-agent", &["mqtt5", "hedge-broker", "hedge-train", "hedge-zoo", "hedge-gateway", "hedge-gateway-core"]),
+    ("hedge-agent", &["mqtt5", "hedge-broker", "hedge-train", "hedge-zoo", "hedge-simulator", "hedge-gateway", "hedge-gateway-core"]),
     (
         "hedge-gateway",
         &["mqtt5", "hedge-broker", "hedge-train", "hedge-zoo", "hedge-agent", "hedge-agent-core", "sled"],

@@ -37,6 +37,8 @@ enum Command {
     Route(Box<commands::route::Route>),
     /// Lists the devices that the probe found and why some are refused, or how the devices of a running agent do.
     Devices(commands::devices::Devices),
+    /// Simulates devices, gateways and a broker under faults of network, disks and clocks, one seeded history after the other.
+    Simulate(commands::simulate::Simulate),
 }
 
 fn main() -> ExitCode {
@@ -51,6 +53,7 @@ fn main() -> ExitCode {
         Command::Bundle(bundle) => commands::quietly(|| commands::bundle::run(bundle)),
         Command::Route(route) => commands::quietly(|| commands::route::run(&route)),
         Command::Devices(devices) => commands::quietly(|| commands::devices::run(&devices)),
+        Command::Simulate(simulate) => commands::quietly(|| commands::simulate::run(&simulate)),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

@@ -81,7 +81,7 @@ pub(crate) enum Event {
     LookForRest,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug)]
 pub(crate) enum DeviceEvent {
     /// The process has opened its store and begins to serve.
     Opened,
@@ -105,7 +105,7 @@ pub(crate) enum DeviceEvent {
     AuditOver { id: RequestId },
 }
 
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug)]
 pub(crate) enum GatewayEvent {
     /// A model run has ended.
     Ran {

@@ -4,6 +4,7 @@ pub(crate) mod bundle;
 pub(crate) mod devices;
 pub(crate) mod model;
 pub(crate) mod route;
+pub(crate) mod simulate;
 pub(crate) mod zoo;
 
 use std::future::Future;

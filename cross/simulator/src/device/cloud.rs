@@ -210,7 +210,7 @@ impl Process {
         match kind(&id) {
             Kind::Durable => self.on_durable_reply(id, reply, host, shared),
             Kind::Plain => self.on_row_reply(number(&id), reply, host, shared),
-            Kind::Audit => self.on_audit_reply(id, reply, host, shared),
+            Kind::Audit => self.on_audit_reply(id, &reply, host, shared),
         }
     }
 
@@ -261,8 +261,8 @@ impl Process {
         host.after(AUDIT_PATIENCE, DeviceEvent::AuditOver { id }, shared);
     }
 
-    fn on_audit_reply(&mut self, id: RequestId, reply: Reply, host: &mut Host, shared: &mut Shared) {
-        let (Reply::Verdict(verdict), Some(&(ticket, features))) = (&reply, self.audits.get(&id)) else {
+    fn on_audit_reply(&mut self, id: RequestId, reply: &Reply, host: &mut Host, shared: &mut Shared) {
+        let (Reply::Verdict(verdict), Some(&(ticket, features))) = (reply, self.audits.get(&id)) else {
             return self.audit_lost(id, host, shared);
         };
         shared.count(Happening::AuditsAnswered);

@@ -15,7 +15,7 @@ use super::upload::OFFERED_FROM;
 use super::{planted, router};
 use crate::counts::Happening;
 use crate::id::number;
-use crate::judge::{Place as Ranin, Rule};
+use crate::judge::{Rule, Site};
 use crate::payload::{Given, Payload, Trait};
 use crate::plant::Plant;
 use crate::queue::DeviceEvent;
@@ -376,6 +376,6 @@ fn edge_answer(id: RequestId, payload: Payload, status: Status, reason: Reason, 
     if payload.has(Trait::EdgeFails) {
         return Given::Failed;
     }
-    let run = shared.judge.run(Some(id), payload, Ranin::Edge);
+    let run = shared.judge.run(Some(id), payload, Site::Edge);
     Given::Answer { payload, run, status, reason }
 }

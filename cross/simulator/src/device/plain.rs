@@ -16,7 +16,7 @@ use super::process::Process;
 use super::{planted, router};
 use crate::counts::Happening;
 use crate::id::{Kind, id};
-use crate::judge::{Place, Rule};
+use crate::judge::{Rule, Site};
 use crate::net::packet::Outcome;
 use crate::payload::{Given, Payload, RunId, Trait, outputs, read_outputs};
 use crate::plant::Plant;
@@ -185,7 +185,7 @@ impl Process {
         let payload = row.payload;
         let result = match payload.has(Trait::EdgeFails) {
             true => Err(LocalFailure::Fault("the input has this trait".to_owned())),
-            false => Ok(local_result(payload, shared.judge.run(None, payload, Place::Edge))),
+            false => Ok(local_result(payload, shared.judge.run(None, payload, Site::Edge))),
         };
         self.feed_row(number, Event::Ran(result), host, shared);
     }

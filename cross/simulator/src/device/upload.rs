@@ -1,5 +1,6 @@
 //! Bodies in parts, as a shell carries them: scaled down, so that a body of a few parts is cheap to simulate.
 
+use std::collections::btree_map::Entry;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -52,12 +53,12 @@ impl Process {
             return Err(NotSent::TooLarge);
         }
         let id = query.id;
-        if !self.uploads.contains_key(&id) {
+        if let Entry::Vacant(entry) = self.uploads.entry(id) {
             let body = Bytes::from(query.encode_upload().map_err(|_| NotSent::TooLarge)?);
             let plan = BodyPlan::of(&body, PART_BYTES).map_err(|_| NotSent::TooLarge)?;
             let sending =
                 Sending { upload: Upload::new(plan), body, query: query.clone(), left, gateway: None, retries: false };
-            self.uploads.insert(id, sending);
+            entry.insert(sending);
         }
         let sending = self.uploads.get_mut(&id).expect("inserted above");
         (sending.query, sending.left) = (query, left);

@@ -10,7 +10,7 @@ use super::host::{Death, Host};
 use super::process::Process;
 use crate::counts::Happening;
 use crate::faults::Fault;
-use crate::payload::Payload;
+use crate::payload::{Given, Payload};
 use crate::plant::Plant;
 use crate::queue::{DeviceEvent, Event};
 use crate::shared::Shared;
@@ -54,7 +54,7 @@ impl Process {
     pub(super) fn write(
         &mut self,
         id: Option<WriteId>,
-        change: hedge_agent_core::outbox::Change<crate::payload::Given>,
+        change: Change<Given>,
         payload: Option<Payload>,
         host: &mut Host,
         shared: &mut Shared,
@@ -94,7 +94,7 @@ impl Process {
         let (mut written, mut failed, mut kept) = (Vec::new(), Vec::new(), VecDeque::new());
         let (mut applied, mut blocked) = (0, false);
         for HandedIn { id, write } in std::mem::take(&mut self.writer.waiting) {
-            if blocked || !self.finds_space(&write.change, host, shared) {
+            if blocked || !Self::finds_space(&write.change, host) {
                 match id {
                     Some(id) => failed.push(id),
                     // A note is tried again, and nothing that came after it overtakes it.
@@ -121,7 +121,7 @@ impl Process {
     }
 
     /// A full disk takes no new payload, and other writes by luck: what was preallocated for them is used up now and then.
-    fn finds_space(&self, change: &Change<crate::payload::Given>, host: &mut Host, _shared: &Shared) -> bool {
+    fn finds_space(change: &Change<Given>, host: &mut Host) -> bool {
         !host.disk_is_full || !matches!(change, Change::Insert(_)) && host.dice.chance(0.5)
     }
 

@@ -11,7 +11,7 @@ use hedge_wire::{Ask, DeviceId, ModelId, Part, Refusal, Reply, Topic, Verdict};
 
 use super::Machine;
 use crate::counts::Happening;
-use crate::judge::{Place, Rule, Turn};
+use crate::judge::{Rule, Site, Turn};
 use crate::net::link::{CleanStart, Link, LinkEvent};
 use crate::net::packet::{Message, Route};
 use crate::payload::{Payload, Trait, misfit, outputs};
@@ -290,7 +290,7 @@ impl Service {
         } else if payload.has(Trait::CloudRefuses) {
             refused(Refusal::BadInput)
         } else {
-            let run = shared.judge.run(Some(key.id), earlier, Place::Cloud);
+            let run = shared.judge.run(Some(key.id), earlier, Site::Cloud);
             let outputs = if payload.has(Trait::BadVerdict) { misfit() } else { outputs(earlier, run) };
             let (id, gateway) = (key.id, machine.id.clone());
             Reply::Verdict(Verdict { id, cloud: CLOUD, gateway, outputs, queue_us: 0, model_us: 0 })

@@ -35,12 +35,12 @@ pub(crate) struct Judge {
 struct Run {
     id: Option<RequestId>,
     payload: Payload,
-    place: Place,
+    site: Site,
 }
 
-/// Where a model ran.
+/// Where a model runs.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Place {
+pub(crate) enum Site {
     Edge,
     Cloud,
 }
@@ -62,8 +62,8 @@ impl Judge {
     }
 
     /// A model runs: on behalf of an id, where that is known.
-    pub(crate) fn run(&mut self, id: Option<RequestId>, payload: Payload, place: Place) -> RunId {
-        self.runs.push(Run { id, payload, place });
+    pub(crate) fn run(&mut self, id: Option<RequestId>, payload: Payload, site: Site) -> RunId {
+        self.runs.push(Run { id, payload, site });
         RunId(self.runs.len() as u64 - 1)
     }
 
@@ -75,9 +75,9 @@ impl Judge {
             let text = format!("d{device} asked about {asked:x?} and was answered {given:x?}");
             return self.violated(Rule::RightAnswer, now, text);
         }
-        let place = ran.map(|ran| ran.place);
-        if (status == Status::Cloud) != (place == Some(Place::Cloud)) {
-            self.violated(Rule::CloudSaidIt, now, format!("d{device} was answered {given:x?}, computed in {place:?}"));
+        let site = ran.map(|ran| ran.site);
+        if (status == Status::Cloud) != (site == Some(Site::Cloud)) {
+            self.violated(Rule::CloudSaidIt, now, format!("d{device} was answered {given:x?}, computed by {site:?}"));
         }
     }
 

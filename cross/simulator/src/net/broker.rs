@@ -57,9 +57,9 @@ impl Broker {
     pub(crate) fn on_packet(&mut self, connection: ConnectionId, packet: Packet, shared: &mut Shared) {
         let client = shared.net.client(connection);
         match packet {
-            Packet::Connect { clean, will } => return self.on_connect(connection, client, clean, will, shared),
-            Packet::Closed => return self.on_closed(connection, shared),
-            _ if !self.is_current(client, connection) => return,
+            Packet::Connect { clean, will } => self.on_connect(connection, client, clean, will, shared),
+            Packet::Closed => self.on_closed(connection, shared),
+            _ if !self.is_current(client, connection) => {}
             Packet::Subscribe => self.on_subscribe(connection, client, shared),
             Packet::Publish { packet, message, .. } => {
                 let outcome = self.publish(&message, shared);
