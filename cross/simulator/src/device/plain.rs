@@ -142,10 +142,7 @@ impl Process {
             }
             Action::Publish { attempt, left } => self.publish_row(number, payload, attempt, left, host, shared),
             Action::WakeAt(at) => {
-                let row = self.rows.get_mut(&number)?;
-                (row.wake, row.wakes) = (at, row.wakes + 1);
-                let event = DeviceEvent::RowWake { row: number.into(), asked: row.wakes };
-                host.at(at, event, shared);
+                self.wake_row_at(number, at, host, shared);
                 None
             }
             Action::Finish(end) => {
@@ -153,6 +150,15 @@ impl Process {
                 None
             }
         }
+    }
+
+    fn wake_row_at(&mut self, number: u16, at: Duration, host: &mut Host, shared: &mut Shared) {
+        let (index, now) = (host.index, host.now(shared));
+        shared.require(at > now, Rule::WakesAhead, || format!("d{index} row {number} asks at {now:?} for {at:?}"));
+        let Some(row) = self.rows.get_mut(&number) else { return };
+        (row.wake, row.wakes) = (at, row.wakes + 1);
+        let event = DeviceEvent::RowWake { row: number.into(), asked: row.wakes };
+        host.at(at, event, shared);
     }
 
     fn look_up(&self, payload: Payload, local: bool, cloud: bool) -> Event {

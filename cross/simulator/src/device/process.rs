@@ -185,7 +185,7 @@ impl Process {
     pub(crate) fn is_at_rest(&self) -> bool {
         let durable = self.outbox.waiting() + self.outbox.running() + self.outbox.in_flight() + self.executing.len();
         let rest = self.rows.len() + self.uploads.len() + self.audits.len() + self.link.unacknowledged();
-        durable + rest == 0 && self.writer.is_idle() && self.link.is_up()
+        durable + rest == 0 && self.outbox.bytes() == 0 && self.writer.is_idle() && self.link.is_up()
     }
 
     pub(crate) fn link_mut(&mut self) -> &mut Link {

@@ -399,7 +399,9 @@ impl Service {
     }
 
     pub(super) fn is_at_rest(&self) -> bool {
-        !self.holds_something() && self.jobs.is_empty() && self.link.is_up() && self.link.unacknowledged() == 0
+        let bytes = self.admission.queued_bytes() + self.uploads.open().1 + self.uploads.held_bytes();
+        let works = self.holds_something() || bytes > 0 || !self.jobs.is_empty();
+        !works && self.link.is_up() && self.link.unacknowledged() == 0
     }
 }
 
