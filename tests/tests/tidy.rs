@@ -57,7 +57,7 @@ const USERS: [(&str, &[&str]); 11] = [
 
 /// What must not reach the programs that run alone: the device daemon carries no broker, neither daemon a training.
 const NOT_IN_A_DAEMON: [(&str, &[&str]); 2] = [
-    ("hedge-agent", &["mqtt5", "hedge-broker", "hedge-train", "hedge-zoo", "hedge-simulator", "hedge-gateway", "hedge-gateway-core"]),
+    ("hedge-agent", &["mqtt5", "hedge-broker", "hedge-train", "hedge-zoo", "hedge-gateway", "hedge-gateway-core"]),
     (
         "hedge-gateway",
         &["mqtt5", "hedge-broker", "hedge-train", "hedge-zoo", "hedge-agent", "hedge-agent-core", "sled"],

@@ -58,8 +58,8 @@ pub enum UploadEvent {
         /// Which.
         part: u32,
     },
-    /// Nobody takes parts there any more, the broker refused one, or the link was lost: nothing more will be heard of parts
-    /// under way.
+    /// Nobody takes parts there any more, the broker refused one, the gateway has replied (it holds nothing then), or the link
+    /// was lost: nothing more is to be reported of parts under way.
     GatewayGone,
     /// Time passes.
     Tick,

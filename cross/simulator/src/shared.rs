@@ -4,12 +4,14 @@ use std::time::Duration;
 
 use hedge_wire::{Digest, ModelId, TenantId};
 
+use crate::clock::BEGINNING;
 use crate::counts::{Counts, Happening};
 use crate::judge::{Judge, Rule};
 use crate::net::Net;
 use crate::plant::Plant;
 use crate::queue::Queue;
 use crate::weather::Weather;
+use crate::world::Setup;
 
 /// The model that every gateway runs.
 pub(crate) const CLOUD: Digest = Digest([0xc1; 32]);
@@ -33,6 +35,23 @@ pub(crate) struct Shared {
 }
 
 impl Shared {
+    pub(crate) fn new(seed: u64, setup: &Setup, lines: Option<Vec<String>>) -> Self {
+        let weather = Weather::of(seed);
+        Self {
+            now: BEGINNING,
+            queue: Queue::default(),
+            net: Net::new(seed, setup.devices + weather.gateways),
+            weather,
+            judge: Judge::new(Vec::new(), 0),
+            counts: Counts::default(),
+            plant: setup.plant,
+            tenant: TenantId::parse("sim").expect("an id"),
+            model: ModelId::from_name("model"),
+            devices: setup.devices,
+            lines,
+        }
+    }
+
     pub(crate) fn count(&mut self, what: Happening) {
         self.counts.add(what, 1);
     }
@@ -44,7 +63,7 @@ impl Shared {
     /// A line of the trace.
     pub(crate) fn say(&mut self, who: impl FnOnce() -> String) {
         if let Some(lines) = &mut self.lines {
-            let since = self.now.saturating_sub(crate::clock::BEGINNING);
+            let since = self.now.saturating_sub(BEGINNING);
             lines.push(format!("{:11.6} {}", since.as_secs_f64(), who()));
         }
     }

@@ -2,22 +2,18 @@
 
 use std::time::Duration;
 
-use hedge_wire::{ModelId, TenantId};
-
 use crate::clock::BEGINNING;
 use crate::counts::Counts;
 use crate::device::Device;
 use crate::faults;
 use crate::gateway::Gateway;
 use crate::judge::{Judge, Rule, Violation};
-use crate::net::Net;
 use crate::net::broker::Broker;
 use crate::net::packet::{Client, ConnectionId, End, Packet};
 use crate::payload::scrambled;
 use crate::plant::Plant;
-use crate::queue::{Event, Queue};
+use crate::queue::Event;
 use crate::shared::Shared;
-use crate::weather::Weather;
 
 /// Steps without time passing after which somebody loops.
 const MOST_STEPS_AT_ONCE: u32 = 20_000;
@@ -81,22 +77,9 @@ pub fn trace(seed: u64, setup: &Setup) -> (Outcome, Vec<String>) {
 
 impl World {
     fn new(seed: u64, setup: &Setup, lines: Option<Vec<String>>) -> Self {
-        let weather = Weather::of(seed);
-        let (devices, gateways) = (setup.devices, weather.gateways);
-        let mut shared = Shared {
-            now: BEGINNING,
-            queue: Queue::default(),
-            net: Net::new(seed, devices + gateways),
-            weather,
-            judge: Judge::new(Vec::new(), 0),
-            counts: Counts::default(),
-            plant: setup.plant,
-            tenant: TenantId::parse("sim").expect("an id"),
-            model: ModelId::from_name("model"),
-            devices,
-            lines,
-        };
+        let mut shared = Shared::new(seed, setup, lines);
         shared.say(|| format!("seed {seed}"));
+        let (devices, gateways) = (setup.devices, shared.weather.gateways);
         let broker = Broker::new(seed, devices, gateways);
         let gateways = (0..gateways).map(|gateway| Gateway::new(gateway, seed, &mut shared)).collect();
         let devices: Vec<Device> = (0..devices).map(|device| Device::new(device, seed, &mut shared)).collect();

@@ -23,6 +23,9 @@ pub enum Saved {
 impl<A: Clone> Outbox<A> {
     /// Goes on from what the store holds, in the order in which it was accepted. The cloud counts as not reachable until
     /// [`CloudUp`](super::OutboxEvent::CloudUp).
+    ///
+    /// The store has made a barrier before: what a killed process wrote and nobody synced would be read here, told to a caller,
+    /// and lost with the next power cut.
     pub fn restore(
         settings: OutboxSettings,
         boot: BootId,

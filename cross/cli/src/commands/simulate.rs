@@ -71,7 +71,10 @@ fn replay(args: &Simulate, seed: u64, setup: &Setup) -> Result<()> {
         Some(_) => Err(broken(&outcome, setup)),
         None => {
             let rest = outcome.rested_after.map_or(0.0, |rest| rest.as_secs_f64());
-            say(json, format_args!("no rule was broken; {} steps, at rest {rest:.0} s after the last fault", outcome.steps));
+            say(
+                json,
+                format_args!("no rule was broken; {} steps, at rest {rest:.0} s after the last fault", outcome.steps),
+            );
             Ok(())
         }
     }

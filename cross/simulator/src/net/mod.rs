@@ -8,6 +8,8 @@
 pub(crate) mod broker;
 pub(crate) mod link;
 pub(crate) mod packet;
+#[cfg(test)]
+mod tests;
 
 use std::collections::VecDeque;
 use std::time::Duration;
