@@ -14,11 +14,11 @@ use super::process::Process;
 use super::upload::OFFERED_FROM;
 use super::{planted, router};
 use crate::counts::Happening;
-use crate::id::number;
+use crate::id::{Kind, id, number};
 use crate::judge::{Rule, Site};
 use crate::payload::{Given, Payload, Trait};
 use crate::plant::Plant;
-use crate::queue::DeviceEvent;
+use crate::queue::{DeviceEvent, Event};
 use crate::shared::Shared;
 use crate::store::Read;
 
@@ -35,7 +35,7 @@ impl Process {
         host: &mut Host,
         shared: &mut Shared,
     ) {
-        let id = crate::id::id(crate::id::Kind::Durable, host.index, waiter.number.into());
+        let id = id(Kind::Durable, host.index, waiter.number.into());
         self.waiters.entry(id).or_default().push(waiter);
         self.hearing = Some(waiter);
         self.inserted = Some(payload);
@@ -47,7 +47,7 @@ impl Process {
 
     /// The owner has the result in its hands.
     pub(crate) fn fetched(&mut self, number: u16, host: &mut Host, shared: &mut Shared) {
-        let id = crate::id::id(crate::id::Kind::Durable, host.index, number.into());
+        let id = id(Kind::Durable, host.index, number.into());
         self.feed(OutboxEvent::Fetched(id), host, shared);
     }
 
@@ -62,10 +62,6 @@ impl Process {
             let index = host.index;
             shared.say(|| format!("d{index} outbox: {event:?}"));
             for action in self.outbox.on(event, now) {
-                if let OutboxAction::WakeAt(at) = action {
-                    let what = || format!("d{index} asks at {now:?} to be woken at {at:?}");
-                    shared.require(at > now, Rule::WakesAhead, what);
-                }
                 self.perform(action, &mut events, host, shared);
             }
             self.check_bounds(host, shared);
@@ -125,7 +121,7 @@ impl Process {
     fn accepted(&mut self, id: RequestId, host: &Host, shared: &mut Shared) {
         if shared.judge.record(host.index, number(&id)).accepted.is_none() {
             shared.count(Happening::Accepted);
-            let event = crate::queue::Event::LifeCheck { device: host.index, number: number(&id) };
+            let event = Event::LifeCheck { device: host.index, number: number(&id) };
             shared.queue.push(shared.now, event);
         } else {
             shared.count(Happening::Joined);
@@ -314,7 +310,9 @@ impl Process {
     }
 
     fn wake_at(&mut self, at: Duration, host: &mut Host, shared: &mut Shared) {
-        self.wake = Some(at);
+        let now = host.now(shared);
+        let what = || format!("d{} asks at {now:?} to be woken at {at:?}", host.index);
+        shared.require(at > now, Rule::WakesAhead, what);
         self.wakes += 1;
         if !(shared.has(Plant::LostWakeUp) && host.dice.chance(0.2)) {
             host.at(at, DeviceEvent::Wake { asked: self.wakes }, shared);

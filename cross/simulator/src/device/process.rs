@@ -4,7 +4,6 @@
 //! it is gone when the process dies.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
 
 use hedge_agent_core::outbox::{Mode, Saved, Standing};
 use hedge_agent_core::route::Decision;
@@ -32,8 +31,7 @@ pub(crate) struct Process {
     pub(super) writer: Writer,
     /// Requests and unfetched results that were found in the store: a power cut may forget that one was fetched.
     pub(super) found: usize,
-    /// When the outbox wants to be woken, and how many times it said so.
-    pub(super) wake: Option<Duration>,
+    /// How many times the outbox said when it wants to be woken: only the last one counts.
     pub(super) wakes: u32,
     pub(super) executing: BTreeMap<RequestId, (Mode, Payload)>,
     pub(super) waiters: BTreeMap<RequestId, Vec<Waiter>>,
@@ -77,7 +75,6 @@ impl Process {
             outbox,
             writer: Writer::default(),
             found,
-            wake: None,
             wakes: 0,
             executing: BTreeMap::new(),
             waiters: BTreeMap::new(),
