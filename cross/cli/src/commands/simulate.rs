@@ -16,11 +16,14 @@ use crate::output::{progress, say, table, write_json};
 /// `hedge simulate`.
 #[derive(Args)]
 pub(crate) struct Simulate {
-    /// How many histories to simulate, from that of seed 0 on.
+    /// How many histories to simulate.
     #[arg(long, value_name = "N", default_value_t = 1_000, value_parser = clap::value_parser!(u64).range(1..=100_000_000))]
     seeds: u64,
+    /// The seed of the first of them.
+    #[arg(long, value_name = "S", default_value_t = 0)]
+    from: u64,
     /// Tells the history of this seed instead, a line for everything that happens.
-    #[arg(long, value_name = "S", conflicts_with = "seeds")]
+    #[arg(long, value_name = "S", conflicts_with_all = ["seeds", "from"])]
     seed: Option<u64>,
     /// Devices of each history.
     #[arg(long, value_name = "N", default_value_t = 100, value_parser = clap::value_parser!(u16).range(1..=10_000))]
@@ -48,13 +51,13 @@ pub(crate) fn run(args: &Simulate) -> Result<()> {
 fn simulate(args: &Simulate, setup: &Setup) -> Result<()> {
     let bar = progress("histories", args.seeds);
     let began = Instant::now();
-    let campaign = campaign(0..args.seeds, setup, |_| bar.inc(1));
+    let campaign = campaign(args.from..args.from.saturating_add(args.seeds), setup, |_| bar.inc(1));
     let seconds = began.elapsed().as_secs_f64();
     bar.finish_and_clear();
     let json = args.json.as_deref();
     show(&campaign, setup, seconds, json);
     if let Some(target) = json {
-        write_json(target, &to_json(&campaign, setup, seconds))?;
+        write_json(target, &to_json(args, &campaign, setup, seconds))?;
     }
     campaign.violations.first().map_or(Ok(()), |first| Err(broken(first, setup)))
 }
@@ -115,8 +118,9 @@ fn broken(outcome: &Outcome, setup: &Setup) -> anyhow::Error {
     with_hint(format_args!("seed {}: {violation}", outcome.seed), hint)
 }
 
-fn to_json(campaign: &Campaign, setup: &Setup, seconds: f64) -> Value {
+fn to_json(args: &Simulate, campaign: &Campaign, setup: &Setup, seconds: f64) -> Value {
     json!({
+        "from": args.from,
         "seeds": campaign.seeds,
         "devices": setup.devices,
         "plant": setup.plant.map(Plant::name),
