@@ -328,6 +328,44 @@ fn constants_are_computed_and_the_same_work_is_done_once() {
     assert_eq!(ops, ["Mul", "Add"]);
 }
 
+/// `cast(ids == 0..5) @ table`, the ids spread over columns or not.
+fn one_hot_product(table: Tensor, spread: bool, numbers: &[i64]) -> Graph {
+    let mut b = GraphBuilder::new("one-hot");
+    let x = b.input("x", DType::I64, &[Dim::named("N"), 3.into()]);
+    let last = b.init("last", Tensor::from_slice(&[3], &[0i64, 3, 1]).unwrap());
+    let mut ids = b.op("Reshape", &[&x, &last], &[]);
+    if spread {
+        let shape = b.init("shape", Tensor::from_slice(&[3], &[2i64, 1, 5]).unwrap());
+        ids = b.op("Expand", &[&ids, &shape], &[]);
+    }
+    let numbers = b.init("numbers", Tensor::from_slice(&[1, 1, 5], numbers).unwrap());
+    let equal = b.op("Equal", &[&numbers, &ids], &[]);
+    let rows = b.op("Cast", &[&equal], &[("to", Attribute::Int(1))]);
+    let table = b.init("table", table);
+    let product = b.op("MatMul", &[&rows, &table], &[]);
+    let y = b.op("Relu", &[&product], &[]);
+    closed(b, &y)
+}
+
+#[test]
+fn a_product_with_one_hot_rows_picks_them_and_gives_zeros_for_ids_of_no_row() {
+    for spread in [false, true] {
+        let graph = one_hot_product(Random(10).tensor(&[5, 4]), spread, &[0, 1, 2, 3, 4]);
+        let x = Tensor::from_slice(&[2, 3], &[0i64, 4, 2, 5, -1, i64::MIN]).unwrap();
+        let (ops, _) = unchanged(&graph, &[x]);
+        assert_eq!(ops, ["Reshape", "hedge.PickRows", "Relu"]);
+    }
+}
+
+#[test]
+fn a_product_with_rows_that_are_not_one_hot_stays() {
+    let infinite = floats(&[5, 1], &[f32::INFINITY; 5]);
+    for (table, numbers) in [(Random(11).tensor(&[5, 4]), [0, 1, 2, 4, 3]), (infinite, [0, 1, 2, 3, 4])] {
+        let (kept, _) = optimized(&one_hot_product(table, true, &numbers));
+        assert!(kept.nodes.iter().any(|node| node.op == "MatMul"));
+    }
+}
+
 /// A chain of common operators over rows of 8, with values taken more than once.
 fn random_graph(random: &mut Random) -> Graph {
     let mut b = GraphBuilder::new("random");

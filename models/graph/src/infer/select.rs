@@ -2,7 +2,7 @@
 
 use hedge_tensor::DType;
 
-use super::fact::{Call, Fact, Rule, axis_of};
+use super::fact::{Call, Fact, Rule, axis_of, broadcast};
 use super::number::Number;
 use crate::Dim;
 
@@ -13,6 +13,7 @@ pub(super) fn rule(op: &str) -> Option<Rule> {
         "GatherElements" => |call| call.maybe(call.dtype(0), call.shape(1).map(<[Dim]>::to_vec)),
         "GatherND" => gather_nd,
         "OneHot" => one_hot,
+        "PickRows" => pick_rows,
         "TopK" => top_k,
         "NonZero" => |call| {
             let rank = call.rank(0).map_or(Dim::Unknown, |rank| Dim::Known(rank.max(1)));
@@ -121,6 +122,16 @@ fn gather(call: &Call<'_>) -> Option<Vec<Fact>> {
         indices.iter().map(|&index| values.get(axis_of(index, values.len())?).cloned()).collect::<Option<Vec<_>>>()
     };
     Some(vec![Fact { value: value(), ..Fact::new(call.dtype(0), dims()) }])
+}
+
+/// `hedge.PickRows`: the ids, spread to a shape where one is given, with the table's columns in place of their last dimension.
+fn pick_rows(call: &Call<'_>) -> Option<Vec<Fact>> {
+    let dims = || {
+        let target: Vec<Dim> = if call.has(2) { call.value(2)?.iter().map(Number::dim).collect() } else { Vec::new() };
+        let ids = broadcast(call.shape(0)?, &target)?;
+        Some([ids.split_last()?.1, call.shape(1)?.get(1..)?].concat())
+    };
+    call.maybe(call.dtype(1), dims())
 }
 
 fn gather_nd(call: &Call<'_>) -> Option<Vec<Fact>> {

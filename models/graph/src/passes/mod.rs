@@ -21,6 +21,7 @@ mod dead;
 mod gelu;
 mod layer_norm;
 mod noop;
+mod one_hot;
 mod pattern;
 mod quantized;
 mod rms_norm;
@@ -42,6 +43,7 @@ pub use dead::dead_nodes;
 pub use gelu::recognise_gelu;
 pub use layer_norm::recognise_layer_norm;
 pub use noop::remove_no_ops;
+pub use one_hot::recognise_one_hot_products;
 pub use quantized::fuse_quantized_groups;
 pub use rms_norm::recognise_rms_norm;
 
@@ -94,6 +96,7 @@ const PASSES: [Pass; 11] = [
     ("LayerNorm", recognise_layer_norm),
     ("RMSNorm", recognise_rms_norm),
     ("attention", recognise_attention),
+    ("one-hot products", recognise_one_hot_products),
     ("no-ops", remove_no_ops),
     ("dead nodes", dead_nodes),
 ];

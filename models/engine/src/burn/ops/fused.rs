@@ -5,8 +5,10 @@ use burn_backend::{Scalar, Shape};
 use hedge_graph::Node;
 use hedge_tensor::DType;
 
+use super::index::picked;
+use super::layout::expand;
 use super::linear::matmul;
-use super::{BoxOp, Builder, OpError, activation, aligned, convolution, normalize, one};
+use super::{BoxOp, Builder, OpError, activation, aligned, convolution, normalize, one, reshaped};
 use crate::burn::{B, Context, Value};
 
 pub(super) fn builder(op: &str) -> Option<Builder> {
@@ -15,8 +17,44 @@ pub(super) fn builder(op: &str) -> Option<Builder> {
         "LayerNormalization" | "RMSNormalization" => normalize::builder(op),
         "Attention" => Some(attention),
         "Conv" => Some(convolution::bounded),
+        "PickRows" => Some(pick_rows),
         _ => None,
     }
+}
+
+/// The rows of a table that ids `[.., 1]` mean, spread to a shape first where one is given. The table's last row is that of
+/// every id which is none of the others'.
+fn pick_rows(_: &Node, _: i64) -> Result<BoxOp, OpError> {
+    one(|context, mut inputs| {
+        let (mut ids, table) = (inputs.take(0)?, inputs.take(1)?);
+        let size = table.shape();
+        let &[rows, columns] = size.as_slice() else {
+            return Err(OpError::new(format!("rows are picked of a matrix, not of {size:?}")));
+        };
+        let none = rows.saturating_sub(1);
+        if let Some(shape) = inputs.optional(2) {
+            ids = spread(ids, shape.to_ints()?, none, context)?;
+        }
+        let mut out = ids.shape();
+        match out.last_mut() {
+            Some(last) if *last == 1 => *last = columns,
+            _ => return Err(OpError::new(format!("ids of {out:?} do not have 1 as their last dimension"))),
+        }
+        let row = |id: i64| usize::try_from(id).ok().filter(|&row| row < none).unwrap_or(none);
+        let rows = ids.to_ints()?.into_iter().map(row).collect();
+        reshaped(picked(table, 0, rows, context)?, &out, context)
+    })
+}
+
+/// The ids in the shape that they are compared with `columns` numbers in; that last dimension is not made.
+fn spread(ids: Value, mut shape: Vec<i64>, columns: usize, context: &Context) -> Result<Value, OpError> {
+    if let Some(last) = shape.last_mut() {
+        if *last != 1 && *last != columns as i64 {
+            return Err(OpError::new(format!("{last} ids are not compared with {columns} numbers")));
+        }
+        *last = 1;
+    }
+    expand(ids, &Value::ints(&shape), context)
 }
 
 /// `softmax(q k scale + mask) v`, with `k` as the product takes it: its last two dimensions are size and keys.

@@ -220,7 +220,7 @@ pub(super) fn concatenated(values: Vec<Value>, axis: i64, context: &Context) -> 
     })
 }
 
-fn expand(x: Value, shape: &Value, context: &Context) -> Result<Value, OpError> {
+pub(super) fn expand(x: Value, shape: &Value, context: &Context) -> Result<Value, OpError> {
     let target = shape.to_ints()?.into_iter().map(size_of).collect::<Result<Vec<_>, _>>()?;
     let shape = broadcast_shape(&x.shape(), &target)?;
     expanded(x, &shape, context)
