@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use hedge_graph::Dim;
-use hedge_tensor::{DType, NamedTensor, Tensor, TensorError};
+use hedge_tensor::{DType, NamedTensor, Tensor, TensorError, element_count};
 use thiserror::Error;
 
 use crate::{LoadError, PrepareError, RunError, Signature};
@@ -14,6 +14,10 @@ use crate::{LoadError, PrepareError, RunError, Signature};
 /// The sizes that stand in for the free dimensions of made-up inputs behind the batch, one after the other until the model
 /// runs: some need a window's length of sound, some a few words.
 const FREE_SIZES: [usize; 5] = [1, 16, 128, 512, 1024];
+
+/// No made-up input has more elements: a picture of 2048 by 2048 in colours has fewer, and sizes that are tried after one
+/// another on many free dimensions soon have more than memory holds.
+const MOST_ELEMENTS: usize = 1 << 24;
 
 /// How far a device may be from the reference: this much, or this much of the reference's largest value if that is more.
 pub(crate) const TOLERANCE: f64 = 1e-3;
@@ -32,7 +36,18 @@ pub struct Golden {
 #[error("no golden input can be made for {name:?}: {why}")]
 pub struct GoldenError {
     name: String,
-    why: TensorError,
+    why: Unmade,
+}
+
+/// Why no input can be made up.
+#[derive(Debug, Clone, PartialEq, Error)]
+enum Unmade {
+    #[error(
+        "its shape {0:?} has more than {MOST_ELEMENTS} elements; give the model golden vectors of its own in a bundle"
+    )]
+    TooLarge(Vec<usize>),
+    #[error(transparent)]
+    Tensor(#[from] TensorError),
 }
 
 /// How two sets of outputs compare.
@@ -68,7 +83,11 @@ impl Golden {
     ) -> Result<Golden, LoadError> {
         let mut first = None;
         for free in FREE_SIZES {
-            let inputs = Golden::inputs(signature, free)?;
+            let inputs = match Golden::inputs(signature, free) {
+                Ok(inputs) => inputs,
+                // What is wrong with a smaller size says more than that a larger one is too large.
+                Err(error) => return Err(first.map_or(error.into(), LoadError::from)),
+            };
             let tensors: Vec<Tensor> = inputs.iter().map(|input| input.tensor.clone()).collect();
             match run(&tensors) {
                 Ok(outputs) => {
@@ -129,8 +148,10 @@ impl Agreement {
 }
 
 /// Numbers in [-1, 1) for floats, 0 or 1 for everything else: valid as pixels, token ids and masks alike.
-fn made_up(dtype: DType, shape: Vec<usize>) -> Result<Tensor, TensorError> {
-    let count = Tensor::zeros(dtype, shape.clone())?.len();
+fn made_up(dtype: DType, shape: Vec<usize>) -> Result<Tensor, Unmade> {
+    let Some(count) = element_count(&shape).filter(|&count| count <= MOST_ELEMENTS) else {
+        return Err(Unmade::TooLarge(shape));
+    };
     // A linear congruential generator (Knuth, MMIX): it only has to be the same everywhere.
     let mut state = 0x2545_f491_4f6c_dd1du64;
     let mut next = || {
@@ -138,19 +159,19 @@ fn made_up(dtype: DType, shape: Vec<usize>) -> Result<Tensor, TensorError> {
         (state >> 40) as u32
     };
     let mut float = || f64::from(next()) * (1.0 / f64::from(1u32 << 23)) - 1.0;
-    match dtype {
-        DType::F32 => Tensor::from_vec(&shape, (0..count).map(|_| float() as f32).collect()),
-        DType::F64 => Tensor::from_vec(&shape, (0..count).map(|_| float()).collect()),
-        DType::F16 => Tensor::from_vec(&shape, (0..count).map(|_| half::f16::from_f64(float())).collect()),
+    Ok(match dtype {
+        DType::F32 => Tensor::from_vec(&shape, (0..count).map(|_| float() as f32).collect())?,
+        DType::F64 => Tensor::from_vec(&shape, (0..count).map(|_| float()).collect())?,
+        DType::F16 => Tensor::from_vec(&shape, (0..count).map(|_| half::f16::from_f64(float())).collect())?,
         _ => {
             let mut bytes = Vec::with_capacity(count * dtype.size_bytes());
             for _ in 0..count {
                 bytes.push(u8::from(float() > 0.0));
                 bytes.resize(bytes.len() + dtype.size_bytes() - 1, 0);
             }
-            Tensor::new(dtype, shape, bytes.into())
+            Tensor::new(dtype, shape, bytes.into())?
         }
-    }
+    })
 }
 
 fn difference(actual: &Tensor, reference: &Tensor) -> Option<f64> {
@@ -194,6 +215,34 @@ mod tests {
         assert_eq!(Agreement::of(&named(&[f32::NAN]), &named(&[0.0])), None);
         assert_eq!(Agreement::of(&named(&[f32::INFINITY]), &named(&[0.0])), None);
         assert!(Agreement::of(&named(&[f32::NAN]), &named(&[f32::NAN])).unwrap().is_close());
+    }
+
+    fn signature(shape: &[Dim]) -> Signature {
+        let mut b = hedge_graph::GraphBuilder::new("relu");
+        let x = b.input("x", DType::F32, shape);
+        b.op_as("y", "Relu", &[&x], &[]);
+        b.output("y", DType::F32, shape);
+        Signature::of(&b.finish().unwrap())
+    }
+
+    #[test]
+    fn an_input_that_is_declared_larger_than_memory_is_refused_and_never_made() {
+        let ran = |_: &[Tensor]| -> Result<Vec<Tensor>, RunError> { panic!("nothing was made to run on") };
+        let refused = Golden::made_up(&signature(&[(1 << 20).into(), (1 << 20).into()]), ran).unwrap_err();
+        assert!(matches!(refused, LoadError::Golden(_)), "{refused}");
+    }
+
+    #[test]
+    fn sizes_are_tried_until_they_are_too_large_and_the_first_failure_is_told() {
+        let mut tried = Vec::new();
+        let fails = |inputs: &[Tensor]| {
+            tried.push(inputs[0].len());
+            Err(RunError::Node { node: "n".into(), op: "Conv".into(), why: format!("{} is not 3", tried.len()) })
+        };
+        let free = vec![Dim::Unknown; 5];
+        let refused = Golden::made_up(&signature(&free), fails).unwrap_err();
+        assert!(refused.to_string().contains("1 is not 3"), "{refused}");
+        assert_eq!(tried, [1, 16 * 16 * 16 * 16]);
     }
 
     #[test]

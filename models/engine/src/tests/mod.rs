@@ -5,6 +5,7 @@ mod elementwise;
 mod faults;
 mod indexing;
 mod operators;
+mod limits;
 mod passes;
 mod quantized;
 mod quantized_groups;

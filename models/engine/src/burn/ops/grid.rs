@@ -6,7 +6,7 @@ use hedge_graph::Node;
 use hedge_tensor::{DType, Tensor, element_count};
 use rayon::prelude::*;
 
-use super::host::{for_each_index, need, strides, with_elements};
+use super::host::{for_each_index, need, room, strides, with_elements};
 use super::number::{Number, tensor};
 use super::precision::{empty, narrowed, widened};
 use super::{BoxOp, OpError, on_host, one, size_of};
@@ -60,6 +60,7 @@ pub(super) fn grid_sample(node: &Node, _: i64) -> Result<BoxOp, OpError> {
         let out: Vec<usize> = shape[..2].iter().chain(&points[1..=rank]).copied().collect();
         // onnxruntime computes coordinates in the grid's type; what is nearest depends on it.
         let wide = grid.dtype() == DType::F64;
+        room(x.dtype(), &out)?;
         let y = with_elements!(x.dtype(), T => sampling.sampled::<T>(x, &coordinates, &out, wide))?;
         Ok(vec![y])
     })

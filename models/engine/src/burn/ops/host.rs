@@ -8,7 +8,7 @@ use crate::burn::Value;
 
 /// The most bytes that one result may take. Arithmetic on sizes in a model, or in its input, can ask for anything, and a
 /// process that runs out of memory is killed, not answered.
-const LARGEST_RESULT: usize = 1 << 34;
+const LARGEST_RESULT: usize = 1 << 32;
 
 /// Runs `$body` with `$T` standing for the Rust type of the tensor's elements; booleans are `u8`.
 ///

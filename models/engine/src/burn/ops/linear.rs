@@ -3,9 +3,9 @@
 use burn_backend::Scalar;
 use burn_backend::ops::FloatTensorOps;
 use hedge_graph::Node;
-use hedge_tensor::{DType, Tensor, element_count};
+use hedge_tensor::{DType, Tensor};
 
-use super::host::with_elements;
+use super::host::{room, with_elements, zeros};
 use super::precision::{narrowed, widened};
 use super::{BoxOp, Builder, OpError, aligned, broadcast_shape, integer_product, one, reshaped, with_rank};
 use crate::burn::{B, Context, Primitive, Value};
@@ -55,11 +55,8 @@ fn product(a: Value, b: Value, batch: &[usize], dtype: DType, context: &Context)
     let (left, right) = (a.shape(), b.shape());
     let (m, k, n) = (left[left.len() - 2], left[left.len() - 1], right[right.len() - 1]);
     let shape = [batch, &[m, n]].concat();
-    if element_count(&shape).is_none() {
-        return Err(OpError::new(format!("the product of {left:?} and {right:?} is too large")));
-    }
-    if k == 0 || shape.contains(&0) {
-        return Ok(Value::host(Tensor::zeros(dtype, shape)?));
+    if room(dtype, &shape)? == 0 || k == 0 {
+        return Ok(Value::host(zeros(dtype, &shape)?));
     }
     if !dtype.is_float() {
         let (a, b) = (a.into_host().map_err(OpError::new)?, b.into_host().map_err(OpError::new)?);

@@ -395,9 +395,11 @@ fn with_rank(value: Value, rank: usize, context: &Context) -> Result<Value, OpEr
     reshaped(value, &padded, context)
 }
 
-/// The two values with as many dimensions as the larger, checked to broadcast.
+/// The two values with as many dimensions as the larger, checked to broadcast to something that memory holds.
 fn aligned(a: Value, b: Value, context: &Context) -> Result<(Value, Value), OpError> {
-    let rank = broadcast_shape(&a.shape(), &b.shape())?.len();
+    let shape = broadcast_shape(&a.shape(), &b.shape())?;
+    host::room(a.dtype(), &shape)?;
+    let rank = shape.len();
     Ok((with_rank(a, rank, context)?, with_rank(b, rank, context)?))
 }
 

@@ -6,6 +6,7 @@ use burn_backend::{DType as BurnType, TensorData, TensorMetadata};
 use hedge_tensor::DType;
 
 use super::OpError;
+use super::host::{room, zeros};
 use crate::burn::{B, Context, Primitive, Value};
 
 /// The device's tensor of a float value, in 32 bits where it has 16.
@@ -54,10 +55,11 @@ pub(super) fn float_type(dtype: DType) -> FloatDType {
     }
 }
 
-/// An empty result: burn's kernels do not all take tensors without elements.
+/// An empty result (burn's kernels do not all take tensors without elements), `None` for one with elements; one that is
+/// beyond all memory is refused.
 pub(super) fn empty(dtype: DType, shape: &[usize]) -> Result<Option<Value>, OpError> {
-    if !shape.contains(&0) {
+    if room(dtype, shape)? > 0 {
         return Ok(None);
     }
-    Ok(Some(Value::host(hedge_tensor::Tensor::zeros(dtype, shape.to_vec())?)))
+    Ok(Some(Value::host(zeros(dtype, shape)?)))
 }

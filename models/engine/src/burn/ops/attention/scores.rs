@@ -5,6 +5,7 @@ use burn_backend::ops::{ActivationOps, BoolTensorOps, FloatTensorOps};
 use burn_backend::{FloatDType, Scalar, TensorMetadata};
 use hedge_tensor::DType;
 
+use super::super::host::room;
 use super::super::{OpError, reshaped};
 use super::mask::Bias;
 use super::{cast, float_type};
@@ -61,6 +62,7 @@ pub(in super::super) fn attend(
 ) -> Result<Attended, OpError> {
     let sizes = Sizes::of(&q, &k, &v)?;
     let dtype = q.dtype();
+    room(dtype, &[sizes.batch, sizes.heads, sizes.queries, sizes.keys])?;
     let scale = scoring.scale.unwrap_or_else(|| 1.0 / (sizes.size as f64).sqrt());
     let (q, k) = scaled(q.into_float(context)?, k.into_float(context)?, scale, dtype);
     let q = regrouped(q, &sizes.grouped(sizes.size), context)?;

@@ -319,6 +319,7 @@ impl IntegerProduct {
         let mut shape = batch.clone();
         shape.extend((!row).then_some(rows));
         shape.extend((!column).then_some(columns));
+        host::room(DType::I32, &shape)?;
         let rights = match rights.as_ref() {
             Right::Floats(rights) if !shape.contains(&0) && depth > 0 => {
                 let data = TensorData::new(left.floats(rows, depth)?, a.clone());
