@@ -2,9 +2,11 @@
 //! ONNX operators in one, and built here from these.
 
 mod attention;
+mod group_query;
 mod multi_head;
 mod normalize;
 mod quantized;
+mod recurrent;
 mod weights;
 
 use burn_backend::Scalar;
@@ -34,7 +36,9 @@ pub(super) fn builder(op: &str) -> Option<Builder> {
                 .or_else(|| attention::builder(op))
                 .or_else(|| multi_head::builder(op))
                 .or_else(|| quantized::builder(op))
-                .or_else(|| weights::builder(op));
+                .or_else(|| weights::builder(op))
+                .or_else(|| recurrent::builder(op))
+                .or_else(|| group_query::builder(op));
         }
     })
 }

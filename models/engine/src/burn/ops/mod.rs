@@ -51,6 +51,7 @@ mod recurrent_activation;
 mod reduce;
 mod regions;
 mod resample;
+mod roi_pool;
 mod running;
 mod scatter;
 mod sequence;

@@ -22,6 +22,7 @@ pub(super) fn builder(op: &str) -> Option<Builder> {
             let p = power(node)?;
             global(move |x| root(B::float_sum_dim(raised(x, p), 2), p))
         },
+        "MaxRoiPool" => super::roi_pool::max_roi_pool,
         "MaxUnpool" => super::unpool::max_unpool,
         _ => return None,
     })

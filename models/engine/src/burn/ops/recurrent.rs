@@ -5,22 +5,37 @@
 //! `[directions, gates * hidden, ...]`, `B` both biases, `P` the peepholes; layout 1 has the batch first.
 
 use burn_backend::ops::{BoolTensorOps, FloatTensorOps};
-use burn_backend::{Scalar, Shape, Slice};
+use burn_backend::{Scalar, Shape, Slice, TensorData, TensorMetadata};
 use hedge_graph::Node;
 use hedge_tensor::{DType, Tensor};
 
 use super::layout::{expanded, permuted};
+use super::quantized::{dynamic_range, quantized};
 use super::recurrent_activation::{Activation, activations};
-use super::{BoxOp, Builder, Inputs, OpError, many, reshaped, size_of};
+use super::{Builder, Inputs, OpError, many, reshaped, size_of};
+use crate::burn::value::singles;
 use crate::burn::{B, Context, Primitive, Value};
 
 pub(super) fn builder(op: &str) -> Option<Builder> {
     match op {
-        "RNN" => Some(|node, _| recurrent(node, Cell::Simple)),
-        "GRU" => Some(|node, _| recurrent(node, Cell::Gru { reset_last: node.int("linear_before_reset", 0) != 0 })),
-        "LSTM" => Some(|node, _| recurrent(node, Cell::Lstm { coupled: node.int("input_forget", 0) != 0 })),
+        "RNN" => Some(|node, _| {
+            let layer = Layer::read(node, Cell::Simple)?;
+            many(move |context, inputs| layer.run(inputs, context))
+        }),
+        "GRU" => Some(|node, _| {
+            let layer = Layer::read(node, Cell::Gru { reset_last: node.int("linear_before_reset", 0) != 0 })?;
+            many(move |context, inputs| layer.run(inputs, context))
+        }),
+        "LSTM" => Some(|node, _| {
+            let layer = lstm(node)?;
+            many(move |context, inputs| layer.run(inputs, context))
+        }),
         _ => None,
     }
+}
+
+pub(super) fn lstm(node: &Node) -> Result<Layer, OpError> {
+    Layer::read(node, Cell::Lstm { coupled: node.int("input_forget", 0) != 0 })
 }
 
 /// What a step computes.
@@ -56,7 +71,7 @@ impl Cell {
 }
 
 /// A node's attributes.
-struct Layer {
+pub(super) struct Layer {
     cell: Cell,
     /// For each direction whether it runs backwards.
     directions: Vec<bool>,
@@ -66,25 +81,41 @@ struct Layer {
     hidden: Option<usize>,
     /// Whether the outputs of all steps are asked for, not the last ones alone.
     all_steps: bool,
+    /// Whether what is multiplied by weights is rounded to 8 bits before, the inputs of all steps together and each step's
+    /// state by itself.
+    in_bytes: bool,
 }
 
-fn recurrent(node: &Node, cell: Cell) -> Result<BoxOp, OpError> {
-    let directions = match node.string("direction").unwrap_or("forward") {
-        "forward" => vec![false],
-        "reverse" => vec![true],
-        "bidirectional" => vec![false, true],
-        other => return Err(OpError::new(format!("direction {other:?} is none of forward, reverse, bidirectional"))),
-    };
-    let layer = Layer {
-        cell,
-        activations: activations(node, cell.default_activations(), directions.len())?,
-        directions,
-        clip: node.attributes.contains_key("clip").then(|| f64::from(node.float("clip", 0.0))),
-        batch_first: node.int("layout", 0) != 0,
-        hidden: node.attributes.contains_key("hidden_size").then(|| size_of(node.int("hidden_size", 0))).transpose()?,
-        all_steps: node.outputs.first().is_some_and(|name| !name.is_empty()),
-    };
-    many(move |context, inputs| layer.run(inputs, context))
+impl Layer {
+    fn read(node: &Node, cell: Cell) -> Result<Self, OpError> {
+        let directions = match node.string("direction").unwrap_or("forward") {
+            "forward" => vec![false],
+            "reverse" => vec![true],
+            "bidirectional" => vec![false, true],
+            other => {
+                return Err(OpError::new(format!("direction {other:?} is none of forward, reverse, bidirectional")));
+            }
+        };
+        Ok(Layer {
+            cell,
+            activations: activations(node, cell.default_activations(), directions.len())?,
+            directions,
+            clip: node.attributes.contains_key("clip").then(|| f64::from(node.float("clip", 0.0))),
+            batch_first: node.int("layout", 0) != 0,
+            hidden: node
+                .attributes
+                .contains_key("hidden_size")
+                .then(|| size_of(node.int("hidden_size", 0)))
+                .transpose()?,
+            all_steps: node.outputs.first().is_some_and(|name| !name.is_empty()),
+            in_bytes: false,
+        })
+    }
+
+    /// The same with what is multiplied by weights in 8 bits.
+    pub(super) fn in_bytes(self) -> Self {
+        Layer { in_bytes: true, ..self }
+    }
 }
 
 /// The sizes of one run.
@@ -110,7 +141,7 @@ struct Weights {
 }
 
 impl Layer {
-    fn run(&self, mut inputs: Inputs, context: &Context) -> Result<Vec<Value>, OpError> {
+    pub(super) fn run(&self, mut inputs: Inputs, context: &Context) -> Result<Vec<Value>, OpError> {
         let mut x = inputs.take(0)?;
         let (w, r) = (inputs.take(1)?, inputs.take(2)?);
         if x.rank() == 3 && self.batch_first {
@@ -149,7 +180,7 @@ impl Layer {
             };
             let state = |initial: &Primitive| matrix(initial.clone(), index, sizes.batch, sizes.hidden);
             let pass = Pass { layer: self, activations: &self.activations[index], weights, sizes, masks: &masks };
-            let (outputs, h, c) = pass.run(x.clone(), state(&initial_h), state(&initial_c), backwards);
+            let (outputs, h, c) = pass.run(x.clone(), state(&initial_h), state(&initial_c), backwards)?;
             all.push(outputs);
             last_h.push(lifted(h, sizes));
             last_c.push(lifted(c, sizes));
@@ -248,14 +279,14 @@ impl Pass<'_> {
         mut h: Primitive,
         mut c: Primitive,
         backwards: bool,
-    ) -> (Vec<Primitive>, Primitive, Primitive) {
+    ) -> Result<(Vec<Primitive>, Primitive, Primitive), OpError> {
         let Sizes { length, batch, hidden, .. } = self.sizes;
-        let inputs = self.of_all_steps(x);
+        let inputs = self.of_all_steps(x)?;
         let mut outputs = vec![None; length];
         for step in 0..length {
             let at = if backwards { length - 1 - step } else { step };
             let input = rows(inputs.clone(), at * batch, (at + 1) * batch);
-            let (next_h, next_c) = self.step(input, h.clone(), c.clone());
+            let (next_h, next_c) = self.step(input, h.clone(), c.clone())?;
             let output = match self.masks.get(at) {
                 None => next_h.clone(),
                 Some(mask) => B::float_mask_fill(next_h.clone(), B::bool_not(mask.clone()), Scalar::Float(0.0)),
@@ -274,15 +305,20 @@ impl Pass<'_> {
         let (h, c) = (left(h), left(c));
         let shape = Shape::from(vec![1, batch, hidden]);
         let outputs = outputs.into_iter().flatten().map(|output| B::float_reshape(output, shape.clone())).collect();
-        (outputs, h, c)
+        Ok((outputs, h, c))
     }
 
     /// What each step takes from its input, `[length * batch, gates * hidden]`, with the biases that may be added before.
-    fn of_all_steps(&self, x: Primitive) -> Primitive {
-        let product = B::float_matmul(x, self.weights.input.clone());
-        let Some([input, state]) = &self.weights.biases else { return product };
+    fn of_all_steps(&self, x: Primitive) -> Result<Primitive, OpError> {
+        let product = B::float_matmul(self.factor(x)?, self.weights.input.clone());
+        let Some([input, state]) = &self.weights.biases else { return Ok(product) };
         let product = B::float_add(product, input.clone());
-        if self.bias_within() { product } else { B::float_add(product, state.clone()) }
+        Ok(if self.bias_within() { product } else { B::float_add(product, state.clone()) })
+    }
+
+    /// What is multiplied by weights, as it is or as 8 bits tell it.
+    fn factor(&self, x: Primitive) -> Result<Primitive, OpError> {
+        if self.layer.in_bytes { in_bytes(&x) } else { Ok(x) }
     }
 
     /// Whether the state's bias belongs inside of the reset gate's product.
@@ -290,16 +326,16 @@ impl Pass<'_> {
         self.layer.cell == Cell::Gru { reset_last: true }
     }
 
-    fn step(&self, input: Primitive, h: Primitive, c: Primitive) -> (Primitive, Primitive) {
-        match self.layer.cell {
+    fn step(&self, input: Primitive, h: Primitive, c: Primitive) -> Result<(Primitive, Primitive), OpError> {
+        Ok(match self.layer.cell {
             Cell::Simple => {
                 let sum = B::float_add(input, B::float_matmul(h, self.weights.state.clone()));
                 (self.activate(0, sum), c)
             }
             Cell::Gru { reset_last: true } => (self.gru_reset_last(&input, h), c),
             Cell::Gru { reset_last: false } => (self.gru_reset_first(&input, h), c),
-            Cell::Lstm { coupled } => self.lstm(input, h, c, coupled),
-        }
+            Cell::Lstm { coupled } => self.lstm(input, self.factor(h)?, c, coupled),
+        })
     }
 
     /// Gates: update, reset, hidden.
@@ -358,6 +394,14 @@ impl Pass<'_> {
         };
         self.activations[index].apply(sum)
     }
+}
+
+/// The nearest numbers that unsigned 8 bits hold between the tensor's smallest and largest, or zero.
+fn in_bytes(x: &Primitive) -> Result<Primitive, OpError> {
+    let mut values = singles(x)?.into_owned();
+    let (scale, zero) = dynamic_range(&values);
+    values.iter_mut().for_each(|value| *value = (quantized(*value / scale, zero, 0.0, 255.0) - zero) * scale);
+    Ok(B::float_from_data(TensorData::new(values, x.shape().to_vec()), &x.device()))
 }
 
 /// `candidate` where `update` is 0, `h` where it is 1.

@@ -28,6 +28,11 @@ impl Rotation {
             scale: f64::from(node.float("scale", 1.0)),
         })
     }
+
+    /// Of tensors with heads apart, the first `turned` elements of each.
+    pub(in super::super) fn of_heads(turned: usize, interleaved: bool) -> Self {
+        Rotation { heads: 0, turned, interleaved, scale: 1.0 }
+    }
 }
 
 pub(super) fn rotary_embedding(node: &Node, _: i64) -> Result<BoxOp, OpError> {

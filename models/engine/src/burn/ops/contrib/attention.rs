@@ -42,10 +42,11 @@ impl Heads {
         })
     }
 
-    /// Attention of queries, keys and values with heads apart; the past is in the keys already.
+    /// Attention of queries, keys and values with heads apart, after `past` keys that are among the keys already.
     pub(super) fn attend(
         &self,
         (q, k, v): (Value, Value, Value),
+        past: usize,
         mask: Option<Value>,
         bias: Option<Value>,
         context: &Context,
@@ -57,8 +58,8 @@ impl Heads {
             (Some(mask), bias) => Some(sum(mask, bias, context)?),
             (None, bias) => bias,
         };
-        let offset = keys[2] as i64 - queries[2] as i64;
-        let allowed = Allowed { causal: self.causal, left: None, right: None, offsets: vec![offset], filled: None };
+        let allowed =
+            Allowed { causal: self.causal, left: None, right: None, offsets: vec![past as i64], filled: None };
         let bias = Bias::new(mask, &allowed, scores, q.dtype(), context)?;
         let scoring = Scoring { scale: self.scale, softcap: 0.0, precision: None, shown: None };
         heads_together(attend(q, k, v, bias, &scoring, context)?.output, context)
@@ -160,8 +161,9 @@ impl Projected {
         let (q, k) = (split(0, widths[0])?, split(widths[0], widths[1])?);
         let v = split(widths[0] + widths[1], widths[2])?;
         let (past_key, past_value) = past.map(|past| halves(past, context)).transpose()?.unzip();
+        let past = past_key.as_ref().map_or(0, |past| past.shape()[2]);
         let (k, v) = (behind(past_key, k, context)?, behind(past_value, v, context)?);
-        let output = self.heads.attend((q, k.clone(), v.clone()), mask, added, context)?;
+        let output = self.heads.attend((q, k.clone(), v.clone()), past, mask, added, context)?;
         if k.shape() != v.shape() {
             return Ok(vec![output]);
         }

@@ -25,8 +25,9 @@ fn multi_head(node: &Node, _: i64) -> Result<BoxOp, OpError> {
             return Err(OpError::new("a cache_indirection is not supported"));
         }
         let [q, k, v] = operands(q, k, v, bias, heads.count, context)?;
+        let past = past_key.as_ref().and_then(|past| past.shape().get(2).copied()).unwrap_or(0);
         let (k, v) = (behind(past_key, k, context)?, behind(past_value, v, context)?);
-        let output = heads.attend((q, k.clone(), v.clone()), mask, added, context)?;
+        let output = heads.attend((q, k.clone(), v.clone()), past, mask, added, context)?;
         Ok(vec![output, k, v])
     })
 }

@@ -19,6 +19,7 @@ pub(super) fn builder(op: &str) -> Option<Builder> {
         "QLinearGlobalAveragePool" => |node, _| pool::global_average(node),
         "QLinearAveragePool" => |node, _| pool::average(node),
         "QLinearConcat" => concat,
+        "QLinearWhere" => |_, opset| choice(opset),
         "QGemm" => |node, _| linear::gemm(node),
         "MatMulIntegerToFloat" => |_, _| linear::matmul_to_float(),
         "DynamicQuantizeMatMul" => |_, _| linear::dynamic_matmul(),
@@ -60,6 +61,15 @@ fn unary(part: Part, opset: i64) -> Result<BoxOp, OpError> {
         let x = gates.take(&mut inputs, 0, context)?;
         let y = part.run(vec![Some(x)], context)?;
         gates.give(y, &mut inputs, 3, context)
+    })
+}
+
+fn choice(opset: i64) -> Result<BoxOp, OpError> {
+    let (gates, part) = (Gates::new(opset)?, Part::new("Where", &[], opset)?);
+    one(move |context, mut inputs| {
+        let condition = inputs.take(0)?;
+        let (x, y) = (gates.take(&mut inputs, 1, context)?, gates.take(&mut inputs, 4, context)?);
+        gates.give(part.run(vec![Some(condition), Some(x), Some(y)], context)?, &mut inputs, 7, context)
     })
 }
 
