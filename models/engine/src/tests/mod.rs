@@ -1,11 +1,12 @@
 //! What the engine promises, on graphs built here: one module a promise.
 
 mod bodies;
+mod borrowed;
 mod elementwise;
 mod faults;
 mod indexing;
-mod operators;
 mod limits;
+mod operators;
 mod passes;
 mod quantized;
 mod quantized_groups;

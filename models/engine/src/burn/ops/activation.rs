@@ -3,7 +3,7 @@
 //! Where burn has a kernel of its own it is used: one pass over memory on the CPU, one launch on a device.
 
 use burn_backend::Scalar;
-use burn_backend::ops::{ActivationOps, FloatTensorOps};
+use burn_backend::ops::{ActivationOps, BoolTensorOps, FloatTensorOps};
 use hedge_graph::Node;
 
 use super::convert::to_doubles;
@@ -119,8 +119,9 @@ fn prelu(x: Value, slope: Value, context: &Context) -> Result<Value, OpError> {
 
 fn thresholded(x: Value, threshold: f64, context: &Context) -> Result<Value, OpError> {
     let x = x.into_float(context)?;
-    let below = B::float_lower_equal_elem(x.clone(), Scalar::Float(threshold), context.bool);
-    Ok(Value::float(B::float_mask_fill(x, below, Scalar::Float(0.0))))
+    // What is no number lies above no threshold.
+    let above = B::float_greater_elem(x.clone(), Scalar::Float(threshold), context.bool);
+    Ok(Value::float(B::float_mask_fill(x, B::bool_not(above), Scalar::Float(0.0))))
 }
 
 /// Towards zero by `bias` where it is farther than `lambd` from it, zero elsewhere; integers as well.

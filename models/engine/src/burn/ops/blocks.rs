@@ -3,10 +3,10 @@
 use burn_backend::Slice;
 use burn_backend::ops::{FloatTensorOps, PadMode};
 use hedge_graph::Node;
-use hedge_tensor::{Tensor, element_count};
+use hedge_tensor::Tensor;
 
-use super::host::{for_each_index, strides, with_elements};
-use super::number::{Number, tensor, zeros};
+use super::host::{elements, for_each_index, strides, tensor_of, with_elements};
+use super::number::{Number, zeros};
 use super::precision::empty;
 use super::{BoxOp, OpError, axis_of, one, size_of};
 use crate::burn::{B, Context, Value};
@@ -79,7 +79,7 @@ fn rearranged(x: Value, split: &[usize], order: &[usize], out: &[usize], context
 }
 
 fn permuted<T: Number>(x: &Tensor, split: &[usize], order: &[usize], out: &[usize]) -> Result<Tensor, OpError> {
-    let values = x.to_vec::<T>()?;
+    let values = elements::<T>(x)?;
     let steps = strides(split);
     let sizes: Vec<usize> = order.iter().map(|&axis| split[axis]).collect();
     let mut y = Vec::with_capacity(values.len());
@@ -87,7 +87,7 @@ fn permuted<T: Number>(x: &Tensor, split: &[usize], order: &[usize], out: &[usiz
         y.push(values[index.iter().zip(order).map(|(&at, &axis)| at * steps[axis]).sum::<usize>()]);
         Ok(())
     })?;
-    tensor(x.dtype(), out, &y)
+    tensor_of(x.dtype(), out, &y)
 }
 
 pub(super) fn center_crop_pad(node: &Node, _: i64) -> Result<BoxOp, OpError> {
@@ -137,7 +137,7 @@ fn centred(x: Value, out: &[usize], context: &Context) -> Result<Value, OpError>
 
 fn copied<T: Number>(x: &Tensor, out: &[usize]) -> Result<Tensor, OpError> {
     let shape = x.shape();
-    let values = x.to_vec::<T>()?;
+    let values = elements::<T>(x)?;
     let mut y = zeros::<T>(out)?;
     let (from, to) = (strides(shape), strides(out));
     let common: Vec<usize> = shape.iter().zip(out).map(|(&from, &to)| from.min(to)).collect();
@@ -151,5 +151,5 @@ fn copied<T: Number>(x: &Tensor, out: &[usize]) -> Result<Tensor, OpError> {
         y[target] = values[source];
         Ok(())
     })?;
-    tensor(x.dtype(), out, &y)
+    tensor_of(x.dtype(), out, &y)
 }

@@ -139,7 +139,8 @@ fn squeeze(node: &Node, _: i64) -> Result<BoxOp, OpError> {
     one(move |context, mut inputs| {
         let x = inputs.take(0)?;
         let shape = x.shape();
-        let removed = match axes_from(axes.as_ref(), &mut inputs)? {
+        // No axes at all are as good as none given: ONNX is silent, onnxruntime is not.
+        let removed = match axes_from(axes.as_ref(), &mut inputs)?.filter(|axes| !axes.is_empty()) {
             Some(axes) => axes.iter().map(|&axis| axis_of(axis, shape.len())).collect::<Result<Vec<_>, _>>()?,
             None => (0..shape.len()).filter(|&axis| shape[axis] == 1).collect(),
         };

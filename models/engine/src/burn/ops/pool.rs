@@ -29,7 +29,7 @@ pub(super) fn builder(op: &str) -> Option<Builder> {
 }
 
 fn max_pool(node: &Node, _: i64) -> Result<BoxOp, OpError> {
-    let spec = WindowSpec::read(node)?;
+    let spec = WindowSpec::of_pool(node)?;
     let column_major = node.int("storage_order", 0) != 0;
     if node.outputs.get(1).is_some_and(|indices| !indices.is_empty()) {
         return on_host(move |inputs| pool_host::largest(super::host::need(inputs, 0)?, &spec, Some(column_major)));
@@ -96,7 +96,7 @@ fn largest_in_rows(x: &Primitive, spatial: [usize; 2], window: &Window, context:
 }
 
 fn average_pool(node: &Node, _: i64) -> Result<BoxOp, OpError> {
-    let spec = WindowSpec::read(node)?;
+    let spec = WindowSpec::of_pool(node)?;
     let count_pads = node.int("count_include_pad", 0) != 0;
     one(move |context, mut inputs| {
         let x = inputs.take(0)?;
@@ -164,7 +164,7 @@ fn spread<const N: usize>(window: &Window) -> ConvOptions<N> {
 }
 
 fn lp_pool(node: &Node, _: i64) -> Result<BoxOp, OpError> {
-    let spec = WindowSpec::read(node)?;
+    let spec = WindowSpec::of_pool(node)?;
     let p = power(node)?;
     one(move |context, mut inputs| {
         let x = inputs.take(0)?;

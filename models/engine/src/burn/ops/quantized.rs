@@ -70,18 +70,20 @@ fn type_attribute(node: &Node, name: &str) -> Result<Option<DType>, OpError> {
     }
 }
 
-fn quantize(node: &Node, _: i64) -> Result<BoxOp, OpError> {
+fn quantize(node: &Node, opset: i64) -> Result<BoxOp, OpError> {
     let granularity = Granularity::read(node)?;
     let output = type_attribute(node, "output_dtype")?;
-    let halves = match type_attribute(node, "precision")? {
-        None | Some(DType::F32) => false,
-        Some(DType::F16) => true,
+    let precision = match type_attribute(node, "precision")? {
+        given @ (None | Some(DType::F32 | DType::F16)) => given,
         Some(other) => return Err(OpError::new(format!("a precision of {other} is not supported"))),
     };
     one(move |context, mut inputs| {
         let (x, parameters, zero) = read(&mut inputs)?;
         let dtype = zero.as_ref().map(Value::dtype).or(output).unwrap_or(DType::U8);
         let (low, high) = range_of(dtype)?;
+        // From opset 23 on, the division is by default in the type of the scale.
+        let default = if opset < 23 { DType::F32 } else { parameters.dtype() };
+        let halves = precision.unwrap_or(default) == DType::F16;
         let parameters = Parameters::new(&x, parameters, zero, granularity)?;
         let pass = Pass::Quantize { low, high, halves };
         if is_for_the_host(&x) {

@@ -168,7 +168,8 @@ fn product(x: Primitive, axis: usize, matrix: Primitive) -> Primitive {
     if axis == last { y } else { B::float_swap_dims(y, axis, last) }
 }
 
-/// Integers and booleans: selections as they are, sums in 64-bit floats that saturate.
+/// Integers and booleans: selections as they are, sums in 32-bit floats that saturate. That is how onnxruntime sums, and a
+/// third and two thirds of a whole number are that number in 32 bits only.
 fn on_host<T: Number>(x: &Tensor, taps: &[(usize, Taps)], resizing: &Resizing) -> Result<Tensor, OpError> {
     let dtype = x.dtype();
     let mut shape = x.shape().to_vec();
@@ -180,15 +181,15 @@ fn on_host<T: Number>(x: &Tensor, taps: &[(usize, Taps)], resizing: &Resizing) -
         }
         return tensor(dtype, &shape, &values);
     }
-    let mut doubles: Vec<f64> = values.into_iter().map(Number::to_f64).collect();
+    let mut singles: Vec<f32> = values.into_iter().map(|value| value.to_f64() as f32).collect();
     for (axis, taps) in taps {
-        let fill = taps.fill().map(|(fill, _)| fill);
-        doubles = lines(&doubles, &mut shape, *axis, taps, |line, tap| match fill {
+        let fill = taps.fill().map(|(fill, _)| fill as f32);
+        singles = lines(&singles, &mut shape, *axis, taps, |line, tap| match fill {
             Some(fill) if tap.outside => fill,
-            _ => tap.positions.iter().zip(tap.weights).map(|(&at, &weight)| line(at) * weight).sum(),
+            _ => tap.positions.iter().zip(tap.weights).map(|(&at, &weight)| line(at) * weight as f32).sum(),
         });
     }
-    let values: Vec<T> = doubles.into_iter().map(|sum| T::from_double(resizing.whole(sum))).collect();
+    let values: Vec<T> = singles.into_iter().map(|sum| T::from_double(resizing.whole(f64::from(sum)))).collect();
     tensor(dtype, &shape, &values)
 }
 

@@ -206,7 +206,7 @@ impl Frames {
         inputs.put_back(2, window);
         let count = if samples < length { 0 } else { 1 + (samples - length) / step };
         let complex = parts == 2;
-        let bins = if onesided && !complex { length / 2 + 1 } else { length };
+        let bins = if onesided { length / 2 + 1 } else { length };
         Ok(Frames { batch, samples, complex, step, length, count, bins })
     }
 

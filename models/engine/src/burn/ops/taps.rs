@@ -43,6 +43,8 @@ enum Coordinates {
     PytorchHalfPixel,
     AlignCorners,
     Asymmetric,
+    /// The centre of the element itself.
+    Centre,
     CropAndResize,
 }
 
@@ -83,9 +85,9 @@ impl Resizing {
             "half_pixel_symmetric" => Coordinates::HalfPixelSymmetric,
             "pytorch_half_pixel" => Coordinates::PytorchHalfPixel,
             "align_corners" => Coordinates::AlignCorners,
-            // Opset 11 alone has the second; both are TensorFlow's older ways.
             "asymmetric" => Coordinates::Asymmetric,
-            "tf_half_pixel_for_nn" => Coordinates::HalfPixel,
+            // Opset 11 alone has it: TensorFlow's older way.
+            "tf_half_pixel_for_nn" => Coordinates::Centre,
             "tf_crop_and_resize" => Coordinates::CropAndResize,
             other => return Err(OpError::new(format!("coordinate_transformation_mode {other:?} is not known"))),
         };
@@ -337,6 +339,7 @@ impl Coordinates {
                 }
             }
             Coordinates::Asymmetric => x / place.scale,
+            Coordinates::Centre => (x + 0.5) / place.scale,
             Coordinates::AlignCorners => {
                 if place.resized == 1.0 {
                     0.0

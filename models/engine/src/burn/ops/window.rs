@@ -47,12 +47,21 @@ pub(super) struct WindowSpec {
     dilations: Option<Vec<i64>>,
     padding: Padding,
     ceil: bool,
+    /// Whether a window that is larger than the input and its padding still has a place.
+    lenient: bool,
 }
 
 impl WindowSpec {
     /// A window without padding that moves by single elements.
     pub(super) fn plain() -> Self {
-        WindowSpec { kernel: None, strides: None, dilations: None, padding: Padding::Valid, ceil: false }
+        WindowSpec {
+            kernel: None,
+            strides: None,
+            dilations: None,
+            padding: Padding::Valid,
+            ceil: false,
+            lenient: false,
+        }
     }
 
     pub(super) fn read(node: &Node) -> Result<Self, OpError> {
@@ -75,7 +84,14 @@ impl WindowSpec {
             dilations: ints("dilations"),
             padding,
             ceil: node.int("ceil_mode", 0) != 0,
+            lenient: false,
         })
+    }
+
+    /// The window of a pool. ONNX does not say what one does that is larger than its input; onnxruntime gives it the place
+    /// at the input's beginning if it is larger by less than a stride, and none otherwise.
+    pub(super) fn of_pool(node: &Node) -> Result<Self, OpError> {
+        Ok(WindowSpec { lenient: true, ..WindowSpec::read(node)? })
     }
 
     /// The window over an input with these spatial sizes; `kernel` is used where the node gives no `kernel_shape`.
@@ -99,8 +115,14 @@ impl WindowSpec {
         }
         let pads = self.pads(spatial, &kernel, &strides, &dilations)?;
         let mut window = Window { kernel, strides, dilations, pads, outputs: Vec::new(), ceil: self.ceil };
-        window.outputs =
-            spatial.iter().enumerate().map(|(axis, &size)| window.places(axis, size)).collect::<Result<_, _>>()?;
+        let outputs = spatial.iter().enumerate().map(|(axis, &size)| match window.places(axis, size) {
+            Err(_) if self.lenient && size > 0 => Ok(window.places_beyond(axis, size)),
+            places => places,
+        });
+        window.outputs = outputs.collect::<Result<_, _>>()?;
+        // Its only window ends beyond the input, as the last one may where ends are rounded up.
+        window.ceil |= self.lenient
+            && spatial.iter().enumerate().any(|(axis, &size)| window.overhang(axis, size) > window.pads[axis].1);
         Ok(window)
     }
 
@@ -205,6 +227,12 @@ impl Window {
             all = all.iter().flat_map(|&outer| shares.iter().map(move |&inner| outer * inner)).collect();
         }
         all.iter().any(|&share| share != 1.0).then_some(all)
+    }
+
+    /// How many places a window has that is larger than its input.
+    fn places_beyond(&self, axis: usize, size: usize) -> usize {
+        let padded = size.saturating_add(self.pads[axis].0).saturating_add(self.pads[axis].1);
+        usize::from(self.extent(axis).saturating_sub(padded) < self.strides[axis])
     }
 
     /// Where element `step` of the window lies in its place `place`, `None` on the padding.
