@@ -86,7 +86,7 @@ impl Report {
 
 type Pass = (&'static str, fn(&mut Graph) -> usize);
 
-const PASSES: [Pass; 11] = [
+const PASSES: [Pass; 12] = [
     ("no-ops", remove_no_ops),
     ("common nodes", share_common_nodes),
     ("BatchNorm", fuse_batch_norm),
