@@ -71,6 +71,7 @@ fn one(folder: &Path, fill: u64, random: &mut Random, outcome: &mut Full) -> Res
             fill_up(&filler, random.below(64 * 1024))?;
         }
         if step == fill + STEPS_UNTIL_RESTART {
+            outcome.reopened += open.store.stats().reopened;
             open.store.close();
             drop(open);
             open = Open::new(config.clone()).map_err(|why| format!("a restart: {why}"))?;

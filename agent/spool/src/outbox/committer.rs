@@ -113,6 +113,11 @@ impl Committer {
         let mut queue = self.shared.queue();
         loop {
             let now = Instant::now();
+            let look_at = (self.is_full() || self.ledger_is_behind || !self.ledger.is_synced()).then_some(self.look_at);
+            // Before the groups, which may follow one another without a pause.
+            if look_at.is_some_and(|at| at <= now) && !queue.closing {
+                return Work::Look;
+            }
             let due = match self.pace.due(queue.waiting()) {
                 None if queue.closing => return Work::Close,
                 Some(due) if due <= now || queue.closing => return Work::Group(queue.take()),
@@ -120,10 +125,6 @@ impl Committer {
             };
             if queue.reopen {
                 return Work::Reopen;
-            }
-            let look_at = (self.is_full() || self.ledger_is_behind || !self.ledger.is_synced()).then_some(self.look_at);
-            if look_at.is_some_and(|at| at <= now) {
-                return Work::Look;
             }
             queue.wake_at = self.pace.enough();
             queue = match [due, look_at].into_iter().flatten().min() {
@@ -138,6 +139,9 @@ impl Committer {
 
     fn commit(&mut self, group: Vec<Command>) {
         let mut group = self.admitted(group);
+        if group.is_empty() {
+            return;
+        }
         for attempt in 1..=TRIES {
             let fault = match self.attempt(&group) {
                 Ok(()) => return self.committed(&group),
@@ -268,7 +272,7 @@ impl Committer {
 
     fn tell_ledger(&mut self, steps: &[Step]) -> Result<(), Fault> {
         let records: Vec<u8> = steps.iter().filter_map(|step| step.record.as_deref()).flatten().copied().collect();
-        if self.ledger.is_synced() {
+        if self.ledger.is_synced() && !self.is_full() {
             self.look_at = Instant::now() + LOOK_EVERY;
         }
         match self.ledger.append(&records) {
