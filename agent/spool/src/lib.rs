@@ -1,4 +1,9 @@
-//! What the agent keeps on disk: the result [`Cache`], and the [`State`] of routing. It is the only crate that names sled.
+//! What the agent keeps on disk: durable requests in the [`OutboxStore`], the result [`Cache`], the [`State`] of routing, and the
+//! [`SlotFile`]. It is the only crate that names sled.
+//!
+//! The outbox is the one thing that must not be lost: it survives power cuts, damage and full disks, or names what did not.
+//! The slots say which bundles served last, and what time it is at least; they are what a device begins from when everything else
+//! is damaged. Both lie apart from the rest.
 //!
 //! The cache is a copy of work that can be done again: nothing in it is worth a sync, and losing it costs time, never an
 //! answer. It must therefore never be the reason why the agent does not start, stalls or answers wrongly: it is bounded

@@ -29,6 +29,8 @@ pub(crate) struct Churn {
     pub(crate) largest: u64,
     /// With the backlog, and the bytes of its payloads.
     pub(crate) backlog: (u64, u64),
+    /// How long it took to open with it.
+    pub(crate) start: Duration,
     pub(crate) last: u64,
     /// Requests that are there at the end.
     pub(crate) left: u64,
@@ -40,7 +42,7 @@ pub(crate) fn run(requests: u64) -> Result<Churn, String> {
     let folder = scratch.path().join("store");
     let config = OutboxConfig::new(folder.clone());
     let reserve = config.reserve_bytes;
-    let open = Open::new(config)?;
+    let open = Open::new(config.clone())?;
     let mut mill = Mill { open, random: Random(1), asked: BTreeMap::new(), backlog: Vec::new() };
     let begun = Instant::now();
     let mut largest = 0;
@@ -52,6 +54,7 @@ pub(crate) fn run(requests: u64) -> Result<Churn, String> {
     mill.turn(requests, measure)?;
     mill.pile_up(requests * BACKLOG_PERCENT / 100)?;
     let backlog = (allocated(&folder).saturating_sub(reserve), mill.open.store.stats().payload_bytes);
+    let start = mill.start_again(config)?;
     mill.work_off()?;
     mill.turn(requests * BACKLOG_PERCENT / 100, |_| {})?;
     let stats = mill.open.store.stats();
@@ -62,6 +65,7 @@ pub(crate) fn run(requests: u64) -> Result<Churn, String> {
         took: begun.elapsed(),
         largest,
         backlog,
+        start,
         last,
         left: stats.waiting,
         compacted: stats.compacted,
@@ -109,6 +113,16 @@ impl Mill {
             self.backlog.push(id);
         }
         Ok(())
+    }
+
+    fn start_again(&mut self, config: OutboxConfig) -> Result<Duration, String> {
+        self.open.store.close();
+        let begun = Instant::now();
+        self.open = Open::new(config)?;
+        match self.open.found.saved.len() == self.backlog.len() && self.open.found.damage.is_empty() {
+            true => Ok(begun.elapsed()),
+            false => Err(format!("of {} requests {} are there", self.backlog.len(), self.open.found.saved.len())),
+        }
     }
 
     fn work_off(&mut self) -> Result<(), String> {
@@ -176,12 +190,13 @@ impl fmt::Display for Churn {
         write!(
             f,
             "{} requests accepted, answered and erased: at most {:.1} MiB on disk beside the reserve (bound {:.0}); with a backlog \
-             of {:.1} MiB of payloads {:.1}, when it was worked off {:.1}; written anew {} times; {:.0} s",
+             of {:.1} MiB of payloads {:.1}, opened in {:.1} s, when it was worked off {:.1}; written anew {} times; {:.0} s",
             self.requests,
             mib(self.largest),
             mib(BOUND),
             mib(self.backlog.1),
             mib(self.backlog.0),
+            self.start.as_secs_f64(),
             mib(self.last),
             self.compacted,
             self.took.as_secs_f64()

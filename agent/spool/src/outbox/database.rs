@@ -11,7 +11,7 @@
 //!
 //! sled takes what `sync_file_range` wrote for safe: once pages are rewritten elsewhere it overwrites the segment that they
 //! were in, a segment's length (512 KiB) later at the earliest. If the power goes before the next barrier, both may be lost: with
-//! groups of megabytes, 11 of 20,339 acknowledged requests were, in 40 cuts. So the file has the attribute that makes every
+//! groups of megabytes, 11 of 20,339 acknowledged changes were undone in 40 cuts. So the file has the attribute that makes every
 //! write synchronous (`chattr +S`). On file systems without it a barrier comes at least after every 64 KiB, which sled writes
 //! several times over, but not eight times. Before sled opens a file, what an earlier process left to the system is synced.
 //!
