@@ -45,6 +45,8 @@ pub(super) struct Evidence {
     pub(super) whole_to: u64,
     /// Records that cannot be read.
     pub(super) unreadable: u64,
+    /// Those of them that others follow: what a power cut leaves of an append is at the end.
+    pub(super) damaged: u64,
 }
 
 impl Evidence {
@@ -53,7 +55,10 @@ impl Evidence {
     pub(super) fn read(path: &Path) -> Self {
         let mut evidence = Self::default();
         match evidence.read_all(path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => evidence.unreadable += 1,
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                evidence.unreadable += 1;
+                evidence.damaged += 1;
+            }
             _ => {}
         }
         evidence
@@ -96,6 +101,7 @@ impl Evidence {
             }
         };
         self.newest = newer(self.newest, account);
+        self.damaged = self.unreadable;
     }
 }
 
@@ -224,7 +230,8 @@ mod tests {
             flipped[bit / 8] ^= 1 << (bit % 8);
             fs::write(&path, flipped).unwrap();
             let evidence = Evidence::read(&path);
-            assert_eq!(evidence.unreadable, 1, "bit {bit}");
+            let is_last = bit / 8 >= 3 * ROW;
+            assert_eq!((evidence.unreadable, evidence.damaged), (1, u64::from(!is_last)), "bit {bit}");
             assert!(evidence.rows.len() >= 2);
         }
         for length in 3 * ROW..4 * ROW {
@@ -234,7 +241,7 @@ mod tests {
         }
         fs::remove_file(&path).unwrap();
         fs::create_dir(&path).unwrap();
-        assert_eq!(Evidence::read(&path).unreadable, 1, "a file that cannot be read");
+        assert_eq!(Evidence::read(&path).damaged, 1, "a file that cannot be read");
         fs::remove_dir(&path).unwrap();
         // Blocks that were allocated and never written.
         fs::write(&path, [&sound[..], &[0; 3 * ROW]].concat()).unwrap();

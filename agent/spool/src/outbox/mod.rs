@@ -271,8 +271,8 @@ pub(in crate::outbox) struct Shared {
 }
 
 impl OutboxStore {
-    /// Opens the outbox and says what it holds. `report` is called from the outbox's thread and must not block on the outbox.
-    /// Blocks for disk I/O.
+    /// Opens the outbox and says what it holds. `report` is called from the outbox's thread, which waits meanwhile; it may
+    /// persist and note, but not read or close. Blocks for disk I/O.
     pub fn open(
         config: OutboxConfig,
         report: impl FnMut(StoreReport) + Send + 'static,

@@ -47,6 +47,14 @@ pub(super) fn open(config: &OutboxConfig) -> Result<Opened, OutboxError> {
     }
 }
 
+/// A database that has everything that can be had.
+struct Whole {
+    database: Database,
+    rows: Vec<Row>,
+    account: Account,
+    damage: Vec<Damage>,
+}
+
 enum Failed {
     Full(String),
     Other(String),
@@ -79,7 +87,7 @@ impl<'a> Opening<'a> {
 
     fn open(self) -> Result<Opened, Failed> {
         let reserve_path = self.config.path.join("reserve");
-        let (database, rows, account, mut damage) = match self.open_with_room() {
+        let mut whole = match self.open_with_room() {
             // What was held back for such times is for now.
             Err(Failed::Full(_)) if reserve_path.exists() => {
                 fs::remove_file(&reserve_path)?;
@@ -88,9 +96,10 @@ impl<'a> Opening<'a> {
             other => other?,
         };
         remove_any(&self.places.before())?;
-        if self.evidence.unreadable > 0 {
-            damage.push(Damage::Ledger { records: self.evidence.unreadable });
+        if self.evidence.damaged > 0 {
+            whole.damage.push(Damage::Ledger { records: self.evidence.damaged });
         }
+        let Whole { database, rows, account, damage } = whole;
         let table = Table::restore(rows, account);
         let ledger = Ledger::create(&self.config.path.join("ledger"), &table.account(), table.rows().into_iter())?;
         self.files.sweep(|file| table.names_file(file))?;
@@ -100,7 +109,7 @@ impl<'a> Opening<'a> {
         Ok(Opened { database, table, ledger, files: self.files, reserve, quarantine: self.quarantine, found })
     }
 
-    fn open_with_room(&self) -> Result<(Database, Vec<Row>, Account, Vec<Damage>), Failed> {
+    fn open_with_room(&self) -> Result<Whole, Failed> {
         if self.places.before().exists() {
             return self.salvage("opening it did not come to an end".to_owned());
         }
@@ -112,7 +121,7 @@ impl<'a> Opening<'a> {
             Ok((database, scan, rows)) => {
                 sync_folder(&self.config.path)?;
                 sweep(&database, &scan, &rows)?;
-                Ok((database, rows, scan.newest, Vec::new()))
+                Ok(Whole { database, rows, account: scan.newest, damage: Vec::new() })
             }
             Err(InPlace::Full(why)) => {
                 // It is sound as far as is known, and takes less space where it lies.
@@ -143,7 +152,7 @@ impl<'a> Opening<'a> {
     }
 
     /// A new database of all that can be found, the old one to the quarantine.
-    fn salvage(&self, why: String) -> Result<(Database, Vec<Row>, Account, Vec<Damage>), Failed> {
+    fn salvage(&self, why: String) -> Result<Whole, Failed> {
         let mut found = raw::Found::default();
         for path in [self.places.before(), self.places.database()] {
             if path.exists() {
@@ -169,7 +178,7 @@ impl<'a> Opening<'a> {
         let lost = rows.iter().zip(was_lost).filter(|(row, was_lost)| row.body.lost && !was_lost);
         damage.extend(lost.map(|(row, _)| lost_body(row)));
         damage.extend(unnamed.map(|Unnamed { count, numbers }| Damage::Unnamed { count, numbers }));
-        Ok((database, rows, account, damage))
+        Ok(Whole { database, rows, account, damage })
     }
 
     fn without_file(&self, mut row: Row) -> Row {
