@@ -75,7 +75,8 @@ pub(crate) fn read_in_a_child(role: &str) -> bool {
 /// Bounds for a small disk.
 pub(crate) fn config(store: &Path) -> OutboxConfig {
     OutboxConfig {
-        reserve_bytes: 1 << 20,
+        // A quarter of it is for the start.
+        reserve_bytes: 6 << 20,
         least_free_bytes: 1 << 20,
         max_quarantine_bytes: 8 << 20,
         ..OutboxConfig::new(store.to_owned())

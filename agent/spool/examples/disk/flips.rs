@@ -136,7 +136,7 @@ fn files(root: &Path, folder: &Path, kinds: &mut BTreeMap<String, Vec<PathBuf>>)
         let name = path.strip_prefix(root).unwrap_or(&path).display().to_string();
         let kind = match name.as_str() {
             // The content of the reserve and of the lock means nothing.
-            "reserve" | "lock" => continue,
+            "reserve" | "reserve-start" | "lock" => continue,
             name if name.starts_with("bodies/") => "bodies/*",
             name if name.starts_with("slots/") => "slots/*",
             name if name.starts_with("database/snap") => "database/snap*",

@@ -14,7 +14,7 @@ use hedge_wire::RequestId;
 use crate::child::{self, Open, Random};
 use crate::mount::{self, Mount};
 
-const KIB: u64 = 12 * 1024;
+const KIB: u64 = 16 * 1024;
 /// Steps of the script.
 const STEPS: u64 = 60;
 /// Steps on a full disk, after which the process is started again.

@@ -66,8 +66,7 @@ pub(super) fn start(
         let places = Places::new(&shared.config.path);
         let pace = Pace::default();
         let look_at = Instant::now();
-        let mut committer =
-            Committer { shared, places, ledger, ledger_is_behind: false, reserve, report, pace, look_at, dead: false };
+        let mut committer = Committer { shared, places, ledger, reserve, report, pace, look_at, dead: false };
         // Nobody else would tell those who wait for a report.
         if let Err(panic) = catch_unwind(AssertUnwindSafe(|| committer.run())) {
             committer.die(&format!("the outbox's thread panicked: {}", panic_text(&*panic)));
@@ -80,8 +79,6 @@ pub(super) struct Committer {
     pub(super) shared: Arc<Shared>,
     pub(super) places: Places,
     pub(super) ledger: Ledger,
-    /// Whether the ledger lacks something for want of space.
-    ledger_is_behind: bool,
     pub(super) reserve: Reserve,
     report: Report,
     pace: Pace,
@@ -113,7 +110,8 @@ impl Committer {
         let mut queue = self.shared.queue();
         loop {
             let now = Instant::now();
-            let look_at = (self.is_full() || self.ledger_is_behind || !self.ledger.is_synced()).then_some(self.look_at);
+            let look_at =
+                (self.is_full() || self.ledger.is_behind() || !self.ledger.is_synced()).then_some(self.look_at);
             // Before the groups, which may follow one another without a pause.
             if look_at.is_some_and(|at| at <= now) && !queue.closing {
                 return Work::Look;
@@ -275,29 +273,14 @@ impl Committer {
         if self.ledger.is_synced() && !self.is_full() {
             self.look_at = Instant::now() + LOOK_EVERY;
         }
-        match self.ledger.append(&records) {
-            Ok(()) if !self.ledger.is_long(self.shared.table().len()) => Ok(()),
-            Ok(()) => self.renew_ledger(),
-            // It is evidence, and the change has survived: it is made good when there is space.
-            Err(error) if room::is_full(&error) => {
-                self.ledger_is_behind = true;
-                Ok(())
-            }
-            Err(error) => Err(Fault::Disk(format!("the outbox's ledger: {error}"))),
-        }
+        self.ledger.append(&records).map_err(|error| ledger_fault(&error))?;
+        let is_long = self.ledger.is_long(self.shared.table().len());
+        if is_long && !self.is_full() { self.renew_ledger() } else { Ok(()) }
     }
 
     fn renew_ledger(&mut self) -> Result<(), Fault> {
         let path = self.ledger.path().to_owned();
-        let created = {
-            let table = self.shared.table();
-            Ledger::create(&path, &table.account(), table.rows().into_iter())
-        };
-        match created {
-            Ok(ledger) => (self.ledger, self.ledger_is_behind) = (ledger, false),
-            Err(error) if room::is_full(&error) => self.ledger_is_behind = true,
-            Err(error) => return Err(Fault::Disk(format!("the outbox's ledger: {error}"))),
-        }
+        self.ledger = Ledger::renew(&path, &self.shared.table()).map_err(|error| ledger_fault(&error))?;
         Ok(())
     }
 
@@ -361,8 +344,8 @@ impl Committer {
         if self.is_full() {
             self.look_for_space();
         }
-        let told = if self.ledger_is_behind { self.renew_ledger() } else { Ok(()) };
-        let synced = self.ledger.sync().map_err(|error| Fault::Disk(format!("fsync of the outbox's ledger: {error}")));
+        let told = if self.ledger.is_behind() { self.renew_ledger() } else { Ok(()) };
+        let synced = self.ledger.sync().map_err(|error| ledger_fault(&error));
         if let Err(fault) = told.and(synced) {
             self.die(&fault.to_string());
         }
@@ -419,4 +402,8 @@ impl Committer {
             tracing::warn!(%error, "the outbox's database did not close cleanly");
         }
     }
+}
+
+fn ledger_fault(error: &io::Error) -> Fault {
+    Fault::Disk(format!("the outbox's ledger failed: {error}"))
 }

@@ -17,7 +17,9 @@ use std::path::{Path, PathBuf};
 use hedge_wire::RequestId;
 
 use super::database::newer;
+use super::room::is_full;
 use super::row::{self, Account, ROW, Record, Row};
+use super::table::Table;
 use crate::replace::sync_folder;
 
 /// Records that the file may hold beyond twice the rows there are, before it is written anew.
@@ -28,6 +30,8 @@ pub(super) struct Ledger {
     file: File,
     path: PathBuf,
     records: u64,
+    /// Whether it lacks something for want of space.
+    is_behind: bool,
     /// Whether everything appended is synced.
     synced: bool,
 }
@@ -106,8 +110,16 @@ impl Evidence {
 }
 
 impl Ledger {
+    /// Writes the ledger anew; where there is no space for that, the old one goes on, and what it lacks is made good later.
+    pub(super) fn renew(path: &Path, table: &Table) -> io::Result<Self> {
+        match Self::create(path, &table.account(), table.rows().into_iter()) {
+            Err(error) if is_full(&error) => Self::go_on(path),
+            created => created,
+        }
+    }
+
     /// Writes the ledger anew, durably: whenever the power goes, the old one or the new one is there.
-    pub(super) fn create<'a>(path: &Path, account: &Account, rows: impl Iterator<Item = &'a Row>) -> io::Result<Self> {
+    fn create<'a>(path: &Path, account: &Account, rows: impl Iterator<Item = &'a Row>) -> io::Result<Self> {
         let part = path.with_extension("part");
         let mut out = io::BufWriter::new(File::create(&part)?);
         out.write_all(&account.encode())?;
@@ -121,18 +133,41 @@ impl Ledger {
         fs::rename(&part, path)?;
         sync_folder(path.parent().unwrap_or(path))?;
         let file = OpenOptions::new().append(true).open(path)?;
-        Ok(Self { file, path: path.to_owned(), records, synced: true })
+        Ok(Self { file, path: path.to_owned(), records, is_behind: false, synced: true })
     }
 
-    /// Appends records: they survive the end of the process at once, that of the power with [`sync`](Self::sync).
+    /// Goes on with what is there, but for a torn end.
+    fn go_on(path: &Path) -> io::Result<Self> {
+        let file = OpenOptions::new().append(true).create(true).open(path)?;
+        let records = file.metadata()?.len() / ROW as u64;
+        file.set_len(records * ROW as u64)?;
+        Ok(Self { file, path: path.to_owned(), records, is_behind: true, synced: true })
+    }
+
+    /// Appends records: they survive the end of the process at once, that of the power with [`sync`](Self::sync). Where
+    /// there is no space for them, they are made good when the ledger is renewed: it is evidence, and what it tells survives.
     pub(super) fn append(&mut self, records: &[u8]) -> io::Result<()> {
-        if records.is_empty() {
+        if records.is_empty() || self.is_behind {
             return Ok(());
         }
         self.synced = false;
-        self.file.write_all(records)?;
-        self.records += (records.len() / ROW) as u64;
+        match self.file.write_all(records) {
+            Err(error) if is_full(&error) => {
+                self.is_behind = true;
+                // So that what is appended later begins where a record does.
+                self.file.set_len(self.records * ROW as u64)?;
+            }
+            written => {
+                written?;
+                self.records += (records.len() / ROW) as u64;
+            }
+        }
         Ok(())
+    }
+
+    /// Whether it lacks something for want of space.
+    pub(super) fn is_behind(&self) -> bool {
+        self.is_behind
     }
 
     /// Whether it is longer than `rows` rows are worth.

@@ -5,7 +5,7 @@
 //! outbox/database/              sled: a row for each request (row.rs), and bodies of up to 64 KiB (part.rs) under key.rs
 //! outbox/ledger                 the rows once more (ledger.rs)
 //! outbox/bodies/                larger bodies (files.rs)
-//! outbox/reserve                16 MiB, given back when the disk is full (room.rs)
+//! outbox/reserve, -start        16 MiB, given back when the disk is full (room.rs)
 //! outbox/quarantine/            databases that failed, payloads that killed the process (quarantine.rs)
 //! outbox/database.before        a copy, while the database is being opened (open.rs)
 //! outbox/database.new, .old     while it is written anew (rebuild.rs)

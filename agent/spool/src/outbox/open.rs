@@ -47,6 +47,13 @@ pub(super) fn open(config: &OutboxConfig) -> Result<Opened, OutboxError> {
     }
 }
 
+/// Whether there is space for a copy.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Room {
+    Plenty,
+    Scarce,
+}
+
 /// A database that has everything that can be had.
 struct Whole {
     database: Database,
@@ -86,14 +93,13 @@ impl<'a> Opening<'a> {
     }
 
     fn open(self) -> Result<Opened, Failed> {
-        let reserve_path = self.config.path.join("reserve");
-        let mut whole = match self.open_with_room() {
-            // What was held back for such times is for now.
-            Err(Failed::Full(_)) if reserve_path.exists() => {
-                fs::remove_file(&reserve_path)?;
-                self.open_with_room()?
+        let mut room = Room::Plenty;
+        let mut whole = loop {
+            match self.open_with(room) {
+                // What was held back for such times is for now.
+                Err(Failed::Full(_)) if Reserve::release_for_the_start(&self.config.path)? => room = Room::Scarce,
+                other => break other?,
             }
-            other => other?,
         };
         remove_any(&self.places.before())?;
         if self.evidence.damaged > 0 {
@@ -101,15 +107,15 @@ impl<'a> Opening<'a> {
         }
         let Whole { database, rows, account, damage } = whole;
         let table = Table::restore(rows, account);
-        let ledger = Ledger::create(&self.config.path.join("ledger"), &table.account(), table.rows().into_iter())?;
+        let ledger = Ledger::renew(&self.config.path.join("ledger"), &table)?;
         self.files.sweep(|file| table.names_file(file))?;
-        let reserve = Reserve::open(reserve_path, self.config.reserve_bytes)?;
+        let reserve = Reserve::open(&self.config.path, self.config.reserve_bytes)?;
         let saved = table.rows().into_iter().map(Row::saved).collect();
         let found = Found { saved, damage };
         Ok(Opened { database, table, ledger, files: self.files, reserve, quarantine: self.quarantine, found })
     }
 
-    fn open_with_room(&self) -> Result<Whole, Failed> {
+    fn open_with(&self, room: Room) -> Result<Whole, Failed> {
         if self.places.before().exists() {
             return self.salvage("opening it did not come to an end".to_owned());
         }
@@ -117,7 +123,7 @@ impl<'a> Opening<'a> {
         if is_new && self.evidence.newest.serial > 0 {
             return self.salvage("it is not there".to_owned());
         }
-        match self.copy_before().map_err(InPlace::from).and_then(|()| self.open_in_place()) {
+        match self.copy_before(room).map_err(InPlace::from).and_then(|()| self.open_in_place()) {
             Ok((database, scan, rows)) => {
                 sync_folder(&self.config.path)?;
                 sweep(&database, &scan, &rows)?;
@@ -133,7 +139,10 @@ impl<'a> Opening<'a> {
     }
 
     /// Copies sled's file; without the space for that it is opened without a copy.
-    fn copy_before(&self) -> io::Result<()> {
+    fn copy_before(&self, room: Room) -> io::Result<()> {
+        if room == Room::Scarce {
+            return Ok(());
+        }
         let (from, to) = (self.places.database().join("db"), self.places.before());
         let part = to.with_extension("part");
         match fs::copy(&from, &part).and_then(|_| fs::rename(&part, &to)) {

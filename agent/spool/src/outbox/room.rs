@@ -1,7 +1,8 @@
 //! Space on the disk: how much there is, and what is held back so that accepted work can end when there is none.
 //!
 //! ```text
-//! reserve     16 MiB of blocks that are allocated, of no content; not there while the disk is full
+//! reserve           12 MiB of blocks that are allocated, of no content; not there while the disk is full
+//! reserve-start     4 MiB more, for the next start: opening a database takes space
 //! ```
 
 use std::fs::{self, File, OpenOptions};
@@ -12,31 +13,64 @@ use rustix::fs::{FallocateFlags, fallocate, statvfs};
 
 use crate::replace::sync_folder;
 
+const WORK: &str = "reserve";
+const START: &str = "reserve-start";
+
 /// The reserve of one outbox.
 pub(super) struct Reserve {
+    work: Part,
+    start: Part,
+}
+
+struct Part {
     path: PathBuf,
     bytes: u64,
     held: bool,
 }
 
 impl Reserve {
-    /// The reserve at `path`, taken if there is space for it.
-    pub(super) fn open(path: PathBuf, bytes: u64) -> io::Result<Self> {
-        let mut reserve = Self { path, bytes, held: false };
+    /// The reserve in a folder, as much of it as there is space for.
+    pub(super) fn open(folder: &Path, bytes: u64) -> io::Result<Self> {
+        let start = bytes / 4;
+        let part = |name: &str, bytes| Part { path: folder.join(name), bytes, held: false };
+        let mut reserve = Self { work: part(WORK, bytes - start), start: part(START, start) };
         reserve.take()?;
         Ok(reserve)
     }
 
+    /// Gives back what is held for work; if there is no such, what is held for the start. False if there is neither.
+    pub(super) fn release_for_the_start(folder: &Path) -> io::Result<bool> {
+        for name in [WORK, START] {
+            match fs::remove_file(folder.join(name)) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                removed => return removed.map(|()| true),
+            }
+        }
+        Ok(false)
+    }
+
     pub(super) fn is_held(&self) -> bool {
-        self.held
+        self.work.held && self.start.held
     }
 
     pub(super) fn bytes(&self) -> u64 {
-        self.bytes
+        self.work.bytes + self.start.bytes
     }
 
-    /// Takes the reserve, or what it lacks. False if there is no space for it; then nothing of it is held.
+    /// Takes what it lacks. False if there is no space for all of it.
     pub(super) fn take(&mut self) -> io::Result<bool> {
+        Ok(self.start.take()? && self.work.take()?)
+    }
+
+    /// Gives back what is held for work.
+    pub(super) fn release(&mut self) -> io::Result<()> {
+        self.work.release()
+    }
+}
+
+impl Part {
+    /// False if there is no space for it; then nothing of it is held.
+    fn take(&mut self) -> io::Result<bool> {
         if self.bytes == 0 {
             self.held = true;
             return Ok(true);
@@ -57,8 +91,7 @@ impl Reserve {
         Ok(self.held)
     }
 
-    /// Gives the space back.
-    pub(super) fn release(&mut self) -> io::Result<()> {
+    fn release(&mut self) -> io::Result<()> {
         self.held = false;
         match fs::remove_file(&self.path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
@@ -116,22 +149,36 @@ mod tests {
     use std::os::unix::fs::MetadataExt as _;
     use tempfile::TempDir;
 
+    fn blocks(path: &Path) -> u64 {
+        fs::metadata(path).map_or(0, |meta| meta.blocks() * 512)
+    }
+
     #[test]
     fn the_reserve_is_blocks_and_not_only_a_length() {
         let folder = TempDir::new().unwrap();
-        let path = folder.path().join("reserve");
-        let mut reserve = Reserve::open(path.clone(), 1 << 20).unwrap();
-        assert!(reserve.is_held());
-        assert!(fs::metadata(&path).unwrap().blocks() * 512 >= 1 << 20);
+        let [work, start] = [WORK, START].map(|name| folder.path().join(name));
+        let mut reserve = Reserve::open(folder.path(), 1 << 20).unwrap();
+        assert!(reserve.is_held() && reserve.bytes() == 1 << 20);
+        assert!(blocks(&work) >= 3 << 18 && blocks(&start) >= 1 << 18);
         reserve.release().unwrap();
-        assert!(!reserve.is_held() && !path.exists());
+        assert!(!reserve.is_held() && !work.exists() && start.exists());
         reserve.release().unwrap();
-        assert!(reserve.take().unwrap());
+        assert!(reserve.take().unwrap() && reserve.is_held());
         // A sparse one, as a copy of the folder may have it, is made good.
-        fs::remove_file(&path).unwrap();
-        File::create(&path).unwrap().set_len(1 << 20).unwrap();
-        assert!(Reserve::open(path.clone(), 1 << 20).unwrap().is_held());
-        assert!(fs::metadata(&path).unwrap().blocks() * 512 >= 1 << 20);
+        fs::remove_file(&work).unwrap();
+        File::create(&work).unwrap().set_len(3 << 18).unwrap();
+        assert!(Reserve::open(folder.path(), 1 << 20).unwrap().is_held());
+        assert!(blocks(&work) >= 3 << 18);
+    }
+
+    #[test]
+    fn a_start_that_finds_no_space_gets_one_part_after_the_other() {
+        let folder = TempDir::new().unwrap();
+        Reserve::open(folder.path(), 1 << 20).unwrap();
+        assert!(Reserve::release_for_the_start(folder.path()).unwrap());
+        assert!(!folder.path().join(WORK).exists() && folder.path().join(START).exists());
+        assert!(Reserve::release_for_the_start(folder.path()).unwrap());
+        assert!(!Reserve::release_for_the_start(folder.path()).unwrap());
     }
 
     #[test]
@@ -147,9 +194,8 @@ mod tests {
     #[test]
     fn a_reserve_for_which_there_is_no_space_is_not_held_and_takes_none() {
         let folder = TempDir::new().unwrap();
-        let path = folder.path().join("reserve");
         let all = free(folder.path()).unwrap();
-        let reserve = Reserve::open(path.clone(), all.saturating_mul(4)).unwrap();
-        assert!(!reserve.is_held() && !path.exists());
+        let reserve = Reserve::open(folder.path(), all.saturating_mul(8)).unwrap();
+        assert!(!reserve.is_held() && fs::read_dir(folder.path()).unwrap().next().is_none());
     }
 }
