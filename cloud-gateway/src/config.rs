@@ -13,7 +13,7 @@ use std::{
 
 use hedge_config::Secret;
 use hedge_engine::{DeviceChoice, UnknownDevice, worker::BatchPolicy};
-use hedge_gateway_core::{Limits, PoolSettings};
+use hedge_gateway_core::{Limits, PoolSettings, UploadLimits};
 use hedge_telemetry::{LogConfig, TelemetryError};
 use hedge_wire::{GatewayId, IdError, ModelId, TenantId, limits::MAX_MODELS};
 use serde::Deserialize;
@@ -54,6 +54,14 @@ pub struct GatewayConfig {
     pub queue_rows_per_device: usize,
     /// Tensor bytes of all queries in the queue. Default: 64 MiB.
     pub queue_bytes: usize,
+    /// Queries that come in parts and are not whole yet, of all devices. Default: 256.
+    pub uploads: usize,
+    /// Bytes of these, as offered. Default: 128 MiB.
+    pub upload_bytes: usize,
+    /// Of these uploads, how many may be of one device. Default: 4.
+    pub uploads_per_device: usize,
+    /// Of these bytes, how many may be of one device. Default: 16 MiB.
+    pub upload_bytes_per_device: usize,
     /// The longest time a query is kept. Default: 60,000 ms.
     pub max_deadline_millis: u64,
     /// What a device that finds no room is told to wait. Default: 200 ms.
@@ -77,6 +85,10 @@ impl Default for GatewayConfig {
             gateway_id: String::new(),
             queue_rows_per_device: 128,
             queue_bytes: 64 * 1024 * 1024,
+            uploads: 256,
+            upload_bytes: 128 * 1024 * 1024,
+            uploads_per_device: 4,
+            upload_bytes_per_device: 16 * 1024 * 1024,
             max_deadline_millis: 60_000,
             busy_retry_millis: 200,
             dedup_replies: 16 * 1024,
@@ -243,6 +255,7 @@ pub struct Plan {
     pub(crate) tenant: TenantId,
     pub(crate) gateway: GatewayId,
     pub(crate) limits: Limits,
+    pub(crate) upload_limits: UploadLimits,
     pub(crate) drain: Duration,
     pub(crate) listen: SocketAddr,
     pub(crate) link: LinkConfig,
@@ -280,6 +293,7 @@ impl Config {
             tenant: TenantId::parse(&self.gateway.tenant).map_err(id("gateway.tenant"))?,
             gateway: GatewayId::parse(&self.gateway.gateway_id).map_err(id("gateway.gateway_id"))?,
             limits: self.limits(running_per_model),
+            upload_limits: self.upload_limits(),
             drain: Duration::from_secs(self.gateway.drain_secs),
             listen: self.http.listen,
             link: self.link.clone(),
@@ -311,6 +325,17 @@ impl Config {
             reply_bytes: gateway.dedup_bytes,
             reply_age: Duration::from_secs(gateway.dedup_age_secs),
             ..Limits::default()
+        }
+    }
+
+    fn upload_limits(&self) -> UploadLimits {
+        let gateway = &self.gateway;
+        UploadLimits {
+            uploads: gateway.uploads,
+            bytes: gateway.upload_bytes,
+            uploads_per_device: gateway.uploads_per_device,
+            bytes_per_device: gateway.upload_bytes_per_device,
+            ..UploadLimits::default()
         }
     }
 

@@ -10,7 +10,7 @@ use std::{
 };
 
 use hedge_engine::worker::RowOutput;
-use hedge_gateway_core::{Admission, Arrival, Key, Outcome};
+use hedge_gateway_core::{Admission, Arrival, Key, Outcome, PartFault, Uploads};
 use hedge_link::{BrokerLimits, PublishError};
 use hedge_telemetry::{
     Throttle,
@@ -53,6 +53,11 @@ pub(crate) struct Journal {
     queue_rows: Gauge,
     queue_bytes: Gauge,
     remembered: Gauge,
+    uploads: Counters<1>,
+    parts: Counter,
+    parts_dropped: Counters<1>,
+    uploads_open: Gauge,
+    upload_bytes: Gauge,
     batch_rows: Histograms<1>,
     model_seconds: Histograms<1>,
     queue_seconds: Histograms<1>,
@@ -105,6 +110,19 @@ impl Journal {
             queue_rows: registry.gauge("hedge_gateway_queue_depth", "Queries admitted and not yet answered"),
             queue_bytes: registry.gauge("hedge_gateway_queue_bytes", "Tensor bytes of these queries"),
             remembered: registry.gauge("hedge_gateway_remembered_replies", "Replies kept for queries that come again"),
+            uploads: registry.counters(
+                "hedge_gateway_uploads_total",
+                "Queries in parts: grants given, repetitions included, and queries put together",
+                ["event"],
+            ),
+            parts: registry.counter("hedge_gateway_parts_total", "Parts of queries that came"),
+            parts_dropped: registry.counters(
+                "hedge_gateway_parts_dropped_total",
+                "Parts that were of no use, by why",
+                ["reason"],
+            ),
+            uploads_open: registry.gauge("hedge_gateway_uploads_open", "Queries granted and not yet whole"),
+            upload_bytes: registry.gauge("hedge_gateway_upload_bytes", "Bytes held of these queries"),
             batch_rows: registry.histograms(
                 "hedge_gateway_batch_rows",
                 "Rows of the batch that each row ran in",
@@ -175,6 +193,33 @@ impl Journal {
             Arrival::Readmitted => self.readmitted.inc(),
             Arrival::Admitted | Arrival::TurnedAway => {}
         }
+    }
+
+    pub(crate) fn granted(&self, bytes: usize) {
+        self.bytes_out.inc_by(bytes as u64);
+        self.uploads.inc(["granted"]);
+    }
+
+    pub(crate) fn assembled(&self) {
+        self.uploads.inc(["assembled"]);
+    }
+
+    pub(crate) fn part(&self) {
+        self.parts.inc();
+    }
+
+    pub(crate) fn part_dropped(&self, fault: PartFault) {
+        self.parts_dropped.inc([match fault {
+            PartFault::NotOpen => "not_open",
+            PartFault::NoSuchPart => "no_such_part",
+            PartFault::WrongLength => "wrong_length",
+            PartFault::Repeated => "repeated",
+        }]);
+    }
+
+    pub(crate) fn uploads(&self, uploads: &Uploads) {
+        self.uploads_open.set_count(uploads.open().0);
+        self.upload_bytes.set_count(uploads.held_bytes());
     }
 
     pub(crate) fn ran(&self, model: &ModelId, row: &RowOutput) {

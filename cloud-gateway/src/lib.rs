@@ -5,6 +5,7 @@
 //!
 //! ```text
 //!  $share/gw/…/q/{model}/+ ─> decode ─> admission ─> worker (batches across devices) ─> admission ─> …/r/{device}
+//!  u/{gateway}/+           ─> parts of queries that do not fit a message, put together ─┘
 //!  $share/gw/…/f/+         ─> pooling, on a connection and a thread of its own         ─> …/dg/{class}/{hash16}
 //! ```
 //!
@@ -34,10 +35,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use hedge_gateway_core::Admission;
+use hedge_gateway_core::{Admission, Uploads};
 use hedge_link::{Birth, LinkHandle, Subscription, Will};
 use hedge_telemetry::metrics::Registry;
-use hedge_wire::{BootId, GatewayPresence, ModelId, Topic, gateway_queries_filter};
+use hedge_wire::{BootId, GatewayPresence, ModelId, Topic, gateway_parts_filter, gateway_queries_filter};
 use tokio::{
     sync::watch,
     task::{JoinError, JoinHandle},
@@ -141,9 +142,10 @@ pub async fn start(config: Config) -> Result<Gateway, StartError> {
     let (link, events) = hedge_link::start(link_config)?;
     let (stop, stopped) = watch::channel(false);
     let admission = Admission::new(plan.limits.clone(), models.keys().cloned());
+    let uploads = Uploads::new(plan.gateway.clone(), plan.upload_limits.clone());
     let identity =
         Identity { tenant: plan.tenant, gateway: plan.gateway, drain: plan.drain, busy_retry: plan.limits.busy_retry };
-    let service = Service::new(identity, models, link.clone(), admission, journal, health);
+    let service = Service::new(identity, models, link.clone(), (admission, uploads), journal, health);
     let service = tokio::spawn(service.run(events, stopped));
     Ok(Gateway { http, link, stop, service, pooling, drain: plan.drain })
 }
@@ -242,8 +244,9 @@ fn link_config(plan: &Plan, models: &BTreeMap<ModelId, Served>) -> hedge_link::L
     link.keepalive = Duration::from_secs(plan.link.keepalive_secs);
     link.backoff.cap = Duration::from_secs(plan.link.reconnect_max_secs);
     link.queue = plan.limits.queue + LINK_QUEUE_SLACK;
-    link.subscriptions =
-        models.keys().map(|model| Subscription::at_least_once(gateway_queries_filter(&plan.tenant, model))).collect();
+    let queries = models.keys().map(|model| gateway_queries_filter(&plan.tenant, model));
+    let filters = queries.chain([gateway_parts_filter(&plan.tenant, &plan.gateway)]);
+    link.subscriptions = filters.map(Subscription::at_least_once).collect();
     link.birth = Some(Birth { topic: topic.clone(), payload: online.into() });
     link.farewell = Some(Birth { topic: topic.clone(), payload: offline.clone().into() });
     link.will = Some(Will { topic, payload: offline.into(), retain: true, delay: Duration::ZERO });

@@ -14,11 +14,11 @@ use hedge_engine::{
     RunError,
     worker::{RowOutput, SubmitError},
 };
-use hedge_gateway_core::{Action, Admission, Arrival, Event, Key, Outcome};
+use hedge_gateway_core::{Action, Admission, Arrival, Event, Key, Outcome, UploadAction, UploadEvent, Uploads};
 use hedge_link::{Incoming, Link, LinkEvent, LinkEvents, Outgoing, PublishId};
 use hedge_tensor::NamedTensor;
 use hedge_wire::{
-    DecodeError, DeviceId, GatewayId, ModelId, Query, Refusal, Reply, RequestId, TenantId, Topic, Verdict,
+    Ask, DecodeError, DeviceId, GatewayId, ModelId, Offer, Part, Refusal, Reply, RequestId, TenantId, Topic, Verdict,
 };
 use tokio::{
     sync::{oneshot, watch},
@@ -79,6 +79,7 @@ pub(crate) struct Service<L> {
     models: BTreeMap<ModelId, Served>,
     link: L,
     admission: Admission,
+    uploads: Uploads,
     journal: Journal,
     health: Arc<Health>,
     /// Runs under way; bounded by the core's `running_per_model`.
@@ -94,7 +95,7 @@ impl<L: Link> Service<L> {
         identity: Identity,
         models: BTreeMap<ModelId, Served>,
         link: L,
-        admission: Admission,
+        (admission, uploads): (Admission, Uploads),
         journal: Journal,
         health: Arc<Health>,
     ) -> Self {
@@ -103,6 +104,7 @@ impl<L: Link> Service<L> {
             models,
             link,
             admission,
+            uploads,
             journal,
             health,
             running: JoinSet::new(),
@@ -127,7 +129,7 @@ impl<L: Link> Service<L> {
                     None => return Err(ServiceError::LinkEnded),
                 },
                 () = self.finish_one(), if !self.running.is_empty() => {}
-                _ = ticks.tick() => self.drive(Event::Tick, None, Instant::now()),
+                _ = ticks.tick() => self.tick(Instant::now()),
                 // A dropped sender is a wish to stop, too.
                 _ = stop.wait_for(|stop| *stop), if drain_until.is_none() => {
                     drain_until = Some(Instant::now() + self.identity.drain);
@@ -159,6 +161,7 @@ impl<L: Link> Service<L> {
             LinkEvent::Up { limits } => {
                 self.health.link_up();
                 self.journal.link_up(&limits);
+                self.upload(UploadEvent::LinkUp, now);
             }
             LinkEvent::Down { reason } => {
                 // What was under way may be lost; the devices ask again and get the remembered replies.
@@ -174,23 +177,83 @@ impl<L: Link> Service<L> {
         }
     }
 
+    fn tick(&mut self, now: Instant) {
+        self.drive(Event::Tick, None, now);
+        self.upload(UploadEvent::Tick, now);
+    }
+
     fn on_message(&mut self, message: &Incoming, now: Instant) {
         self.journal.received(message.payload.len());
-        let (model, device) = match Topic::parse(&self.identity.tenant, &message.topic) {
-            Ok(Topic::Query { model, device }) => (model, device),
-            Ok(_) => return self.drop_message(message, &"a topic that no gateway subscribes to", now),
-            Err(error) => return self.drop_message(message, &error, now),
-        };
-        match Query::decode_shared(&message.payload) {
-            Ok(mut query) => {
+        match Topic::parse(&self.identity.tenant, &message.topic) {
+            Ok(Topic::Query { model, device }) => self.on_ask(message, device, model, now),
+            Ok(Topic::Part { gateway, device }) if gateway == self.identity.gateway => {
+                self.on_part(message, device, now);
+            }
+            Ok(_) => self.drop_message(message, &"a topic that no gateway subscribes to", now),
+            Err(error) => self.drop_message(message, &error, now),
+        }
+    }
+
+    fn on_ask(&mut self, message: &Incoming, device: DeviceId, model: ModelId, now: Instant) {
+        match Ask::decode_shared(&message.payload) {
+            Ok(Ask::Query(mut query)) => {
                 query.deadline_ms = query.deadline_ms.min(left(message));
                 self.drive(Event::Arrived { device, model, query }, Some(message), now);
+            }
+            Ok(Ask::Offer(mut offer)) => {
+                offer.deadline_ms = offer.deadline_ms.min(left(message));
+                self.on_offer(message, device, &model, offer, now);
             }
             Err(error) => {
                 self.refuse_unreadable(message, device, &error, now);
                 self.drop_message(message, &error, now);
             }
         }
+    }
+
+    /// A query that would come in parts: answered like a query where it can be, otherwise granted where there is room.
+    fn on_offer(&mut self, message: &Incoming, device: DeviceId, model: &ModelId, offer: Offer, now: Instant) {
+        match self.admission.offered(&device, model, &offer, now) {
+            Some(actions) => {
+                self.carry_out(actions, Some(message), now);
+            }
+            None => {
+                self.link.ack(message);
+                self.upload(UploadEvent::Offered { device, offer }, now);
+            }
+        }
+    }
+
+    fn on_part(&mut self, message: &Incoming, device: DeviceId, now: Instant) {
+        match Part::decode(&message.payload) {
+            Ok(part) => {
+                // What is lost now is asked for again.
+                self.link.ack(message);
+                self.journal.part();
+                self.upload(UploadEvent::Part { device, part }, now);
+            }
+            Err(error) => self.drop_message(message, &error, now),
+        }
+    }
+
+    fn upload(&mut self, event: UploadEvent, now: Instant) {
+        for action in self.uploads.handle(event, now) {
+            match action {
+                UploadAction::Grant { key, body, expiry } => {
+                    self.journal.granted(body.len());
+                    self.publish(&key, body, expiry, now);
+                }
+                UploadAction::Reply { key, body, expiry, outcome } => {
+                    self.reply(&key, body, expiry, outcome, false, now);
+                }
+                UploadAction::Assembled { device, model, query } => {
+                    self.journal.assembled();
+                    self.drive(Event::Arrived { device, model, query }, None, now);
+                }
+                UploadAction::Dropped(fault) => self.journal.part_dropped(fault),
+            }
+        }
+        self.journal.uploads(&self.uploads);
     }
 
     /// Acknowledged, because it would be as malformed when it came again.
@@ -209,30 +272,37 @@ impl<L: Link> Service<L> {
 
     /// Gives the core an event and carries out what it wants; `delivery` is the message that the event is about.
     fn drive(&mut self, event: Event, delivery: Option<&Incoming>, now: Instant) {
-        let mut repeated = false;
         let mut events = VecDeque::from([event]);
         while let Some(event) = events.pop_front() {
-            for action in self.admission.handle(event, now) {
-                match action {
-                    Action::Ack(arrival) => {
-                        repeated = arrival == Arrival::Repeated;
-                        if let Some(message) = delivery {
-                            self.link.ack(message);
-                        }
-                        self.journal.arrived(arrival);
+            let actions = self.admission.handle(event, now);
+            events.extend(self.carry_out(actions, delivery, now));
+        }
+        self.journal.holds(&self.admission);
+    }
+
+    /// Carries out what the core wants in answer to one event; what cannot be run is finished at once.
+    fn carry_out(&mut self, actions: Vec<Action>, delivery: Option<&Incoming>, now: Instant) -> Vec<Event> {
+        let (mut repeated, mut finished) = (false, Vec::new());
+        for action in actions {
+            match action {
+                Action::Ack(arrival) => {
+                    repeated = arrival == Arrival::Repeated;
+                    if let Some(message) = delivery {
+                        self.link.ack(message);
                     }
-                    Action::Submit { key, model, inputs } => {
-                        if let Err(reply) = self.submit(&key, &model, inputs) {
-                            events.push_back(Event::Finished { key, reply });
-                        }
+                    self.journal.arrived(arrival);
+                }
+                Action::Submit { key, model, inputs } => {
+                    if let Err(reply) = self.submit(&key, &model, inputs) {
+                        finished.push(Event::Finished { key, reply });
                     }
-                    Action::Reply { key, body, expiry, outcome } => {
-                        self.reply(&key, body, expiry, outcome, repeated, now);
-                    }
+                }
+                Action::Reply { key, body, expiry, outcome } => {
+                    self.reply(&key, body, expiry, outcome, repeated, now);
                 }
             }
         }
-        self.journal.holds(&self.admission);
+        finished
     }
 
     /// Hands a query to its model; `Err` is the reply where that cannot be done.

@@ -1,8 +1,9 @@
-//! A gateway on a model of one operator: the service on a link that remembers (`service`), and the whole program on the
-//! embedded broker (`whole`, and with pooling `pool`).
+//! A gateway on a model of one operator: the service on a link that remembers (`service`, `uploads`), and the whole program on
+//! the embedded broker (`whole`, and with pooling `pool`).
 
 mod pool;
 mod service;
+mod uploads;
 mod whole;
 
 use std::path::Path;
@@ -13,8 +14,13 @@ use hedge_wire::{BootId, Digest, ModelId, Purpose, Query, RequestId};
 
 /// Writes `y = relu(x)` over rows of two numbers.
 fn write_model(path: &Path) {
+    write_wide_model(path, 2);
+}
+
+/// Writes `y = relu(x)` over rows of so many numbers.
+fn write_wide_model(path: &Path, width: usize) {
     let mut graph = GraphBuilder::new("relu");
-    let shape = [Dim::Named("N".into()), Dim::Known(2)];
+    let shape = [Dim::Named("N".into()), Dim::Known(width)];
     graph.input("x", DType::F32, &shape);
     graph.op_as("y", "Relu", &["x"], &[]);
     graph.output("y", DType::F32, &shape);

@@ -7,12 +7,12 @@ use std::{
 };
 
 use hedge_engine::{DeviceChoice, worker::BatchPolicy};
-use hedge_gateway_core::{Admission, Limits};
+use hedge_gateway_core::{Admission, Limits, UploadLimits, Uploads};
 use hedge_link::{Incoming, Link, LinkEvent, Outcome, Outgoing, PublishError, PublishId};
 use hedge_telemetry::metrics::{Registry, render};
 use hedge_wire::{GatewayId, ModelId, Refusal, Reply, RequestId, TenantId};
 
-use super::{query, tensor, write_model};
+use super::{query, tensor, write_wide_model};
 use crate::{
     health::Health,
     journal::Journal,
@@ -21,7 +21,7 @@ use crate::{
 };
 
 #[derive(Clone, Default)]
-struct FakeLink(Arc<Mutex<Seen>>);
+pub(super) struct FakeLink(Arc<Mutex<Seen>>);
 
 #[derive(Default)]
 struct Seen {
@@ -49,21 +49,28 @@ impl Link for FakeLink {
     }
 }
 
-struct Bench {
-    service: Service<FakeLink>,
+pub(super) struct Bench {
+    pub(super) service: Service<FakeLink>,
     link: FakeLink,
     registry: Registry,
     health: Arc<Health>,
 }
 
+const ONE_BY_ONE: BatchPolicy = BatchPolicy { max_batch: 1, max_wait: Duration::ZERO, queue_rows: 16 };
+
 fn bench() -> Bench {
-    bench_with(BatchPolicy { max_batch: 1, max_wait: Duration::ZERO, queue_rows: 16 })
+    bench_with(ONE_BY_ONE, 2)
 }
 
-fn bench_with(batch: BatchPolicy) -> Bench {
+/// As the others, on a model of so many numbers.
+pub(super) fn wide_bench(width: usize) -> Bench {
+    bench_with(ONE_BY_ONE, width)
+}
+
+fn bench_with(batch: BatchPolicy, width: usize) -> Bench {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let path = folder.path().join("relu.onnx");
-    write_model(&path);
+    write_wide_model(&path, width);
     let model = ModelId::from_name("relu");
     let served = models::load(&model, &path, DeviceChoice::Cpu, batch).expect("the model loads");
     let registry = Registry::new();
@@ -79,32 +86,34 @@ fn bench_with(batch: BatchPolicy) -> Bench {
         busy_retry: Duration::from_millis(50),
     };
     let admission = Admission::new(Limits::default(), [model.clone()]);
+    let uploads = Uploads::new(identity.gateway.clone(), UploadLimits { uploads: 2, ..UploadLimits::default() });
     let models = BTreeMap::from([(model, served)]);
-    let service = Service::new(identity, models, link.clone(), admission, journal, Arc::clone(&health));
+    let core = (admission, uploads);
+    let service = Service::new(identity, models, link.clone(), core, journal, Arc::clone(&health));
     Bench { service, link, registry, health }
 }
 
 impl Bench {
-    fn deliver(&mut self, message: Incoming) {
+    pub(super) fn deliver(&mut self, message: Incoming) {
         self.service.on_link(LinkEvent::Message(message), Instant::now());
     }
 
     /// Waits for `count` runs and has them answered.
-    async fn finish(&mut self, count: usize) {
+    pub(super) async fn finish(&mut self, count: usize) {
         for _ in 0..count {
             self.service.finish_one().await;
         }
     }
 
-    fn published(&self) -> Vec<Outgoing> {
+    pub(super) fn published(&self) -> Vec<Outgoing> {
         self.link.0.lock().unwrap().published.clone()
     }
 
-    fn acked(&self) -> usize {
+    pub(super) fn acked(&self) -> usize {
         self.link.0.lock().unwrap().acked
     }
 
-    fn counts(&self, line: &str) {
+    pub(super) fn counts(&self, line: &str) {
         let text = render(&self.registry);
         assert!(text.lines().any(|other| other == line), "no line `{line}` in\n{text}");
     }
@@ -115,7 +124,7 @@ fn ask(device: &str, id: u8) -> Incoming {
     Incoming::new(format!("hedge/1/acme/q/relu/{device}"), query(id, tensor("x", 1, &[-1.0, 2.0])).encode())
 }
 
-fn refusal(message: &Outgoing) -> (Refusal, String) {
+pub(super) fn refusal(message: &Outgoing) -> (Refusal, String) {
     match Reply::decode(&message.payload).unwrap() {
         Reply::Refused { kind, message, .. } => (kind, message),
         other => panic!("not a refusal: {other:?}"),
@@ -175,7 +184,7 @@ async fn a_query_that_comes_again_is_answered_from_memory_and_counted_once() {
 
 #[tokio::test]
 async fn queries_of_several_devices_share_a_batch() {
-    let mut bench = bench_with(BatchPolicy { max_batch: 4, max_wait: Duration::from_secs(10), queue_rows: 16 });
+    let mut bench = bench_with(BatchPolicy { max_batch: 4, max_wait: Duration::from_secs(10), queue_rows: 16 }, 2);
     for device in ["d1", "d2", "d3", "d4"] {
         bench.deliver(ask(device, 1));
     }
