@@ -8,11 +8,11 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use hedge_agent_spool::{Cache, CacheConfig, CacheError, State, StateConfig, StateError};
+use hedge_agent_spool::{Cache, CacheConfig, CacheError, OutboxConfig, OutboxError, State, StateConfig, StateError};
 use hedge_engine::Engine;
 use hedge_link::{Link, LinkError, LinkEvent, LinkEvents, LinkHandle};
 use hedge_wire::{BootId, ClassState, ModelId};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout};
 
@@ -20,6 +20,7 @@ use crate::api::{self, ApiState};
 use crate::catalog::Catalog;
 use crate::cloud::{ClassEar, Cloud, CloudParts};
 use crate::config::{Config, Settings, SettingsError};
+use crate::durable::{self, Driver, Durable, NotDurable, Opened};
 use crate::listen::{self, Limited, ListenError};
 use crate::metrics::Metrics;
 use crate::model::ModelError;
@@ -29,6 +30,8 @@ use crate::row::Shared;
 
 /// Words of the gateway to the class that may wait to be heard.
 const CLASS_WORDS: usize = 64;
+/// How long durable requests that are being executed at the end of the drain may take.
+const OUTBOX_PATIENCE: Duration = Duration::from_secs(3);
 
 /// Why the agent does not start.
 #[derive(Debug, thiserror::Error)]
@@ -45,6 +48,9 @@ pub enum StartError {
     /// Another agent uses the same state of routes and audits.
     #[error(transparent)]
     State(#[from] StateError),
+    /// Another agent uses the same outbox.
+    #[error(transparent)]
+    Outbox(#[from] OutboxError),
     /// The folder for state cannot be made.
     #[error("agent.state_dir {path} cannot be made: {why}")]
     StateDir {
@@ -64,6 +70,14 @@ pub enum StartError {
     Thread(#[from] tokio::task::JoinError),
 }
 
+/// The disk failed under the outbox.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "the disk failed under the outbox: {0}; what it holds is in doubt until it is opened anew: check the disk, and start the \
+     agent again"
+)]
+pub struct DiskFailed(String);
+
 /// A running agent.
 pub struct Agent {
     http_addr: Option<SocketAddr>,
@@ -77,7 +91,17 @@ pub struct Agent {
     cache: Option<Cache>,
     routes: Arc<Routes>,
     routing: State,
+    outbox: Option<Outbox>,
     drain: Duration,
+}
+
+/// The running outbox.
+struct Outbox {
+    durable: Durable,
+    driver: JoinHandle<()>,
+    /// Has those who wait for durable requests go.
+    closing: watch::Sender<bool>,
+    failed: oneshot::Receiver<DiskFailed>,
 }
 
 /// Starts an agent: returns when it answers. Must run in a tokio runtime.
@@ -99,6 +123,7 @@ pub async fn start_on(config: Config, engine: Engine) -> Result<Agent, StartErro
     let cache = open_cache(&settings).await?;
     let routing = open_state(&settings).await?;
     let metrics = Arc::new(Metrics::new());
+    let opened = open_outbox(&settings, &routing, &metrics).await?;
     let boot = BootId(crate::random::bits());
     let routes = Arc::new(Routes::new(&routing, Arc::clone(&metrics), boot));
     let catalog = Catalog::start(Arc::clone(&settings), engine, Arc::clone(&metrics), Arc::clone(&routes)).await?;
@@ -126,7 +151,9 @@ pub async fn start_on(config: Config, engine: Engine) -> Result<Agent, StartErro
         epoch: Instant::now(),
         retry_after: settings.retry_after,
     });
-    let state = Arc::new(ApiState::new(&settings, Arc::clone(&catalog), rows));
+    let outbox = opened.map(|opened| start_outbox(opened, &settings, &rows, &catalog));
+    let durable = outbox.as_ref().map(|outbox| outbox.durable.clone()).map_err(Clone::clone);
+    let state = Arc::new(ApiState::new(&settings, Arc::clone(&catalog), rows, durable));
     let presence = identity.zip(link.clone()).map(|(identity, link)| Presence { identity, link });
     let mut watchers = vec![tokio::spawn(watch_models(Arc::clone(&cloud), Arc::clone(&catalog), presence.clone()))];
     watchers.extend(watch_routes(&settings, &routes, &catalog, &cloud, words));
@@ -145,6 +172,7 @@ pub async fn start_on(config: Config, engine: Engine) -> Result<Agent, StartErro
         cache,
         routes,
         routing,
+        outbox: outbox.ok(),
         drain: settings.drain,
     };
     if let Err(error) = agent.serve(&settings).await {
@@ -167,10 +195,26 @@ impl Agent {
         self.state.models.scan(true).await;
     }
 
+    /// Waits until the disk fails under the outbox. Then the process must end, without regard to what is in flight: a process that
+    /// went on would promise what it cannot keep.
+    pub async fn failed(&mut self) -> DiskFailed {
+        let failed = match &mut self.outbox {
+            Some(outbox) => (&mut outbox.failed).await.ok(),
+            None => None,
+        };
+        match failed {
+            Some(failed) => failed,
+            None => std::future::pending().await,
+        }
+    }
+
     /// Stops: accepts nothing more, finishes what is in flight within `agent.drain_secs`, tells the broker that the device is
     /// offline, and writes the cache out.
     pub async fn shutdown(mut self) {
         self.state.drain();
+        if let Some(outbox) = &self.outbox {
+            outbox.closing.send_replace(true);
+        }
         let _ = self.stop.send(true);
         let servers = std::mem::take(&mut self.servers);
         let aborts: Vec<_> = servers.iter().map(JoinHandle::abort_handle).collect();
@@ -182,6 +226,10 @@ impl Agent {
         if timeout(self.drain, finish).await.is_err() {
             tracing::warn!(secs = self.drain.as_secs(), "requests were still in flight at the end of the drain");
             aborts.iter().for_each(tokio::task::AbortHandle::abort);
+        }
+        if let Some(outbox) = self.outbox.take() {
+            outbox.durable.stop(OUTBOX_PATIENCE).await;
+            outbox.driver.abort();
         }
         if let Some(link) = self.link.take() {
             link.close().await;
@@ -272,6 +320,48 @@ async fn open_state(settings: &Arc<Settings>) -> Result<State, StartError> {
         opened => opened,
     });
     Ok(opened.await??)
+}
+
+/// The outbox, or why there are no durable requests.
+async fn open_outbox(
+    settings: &Arc<Settings>,
+    routing: &State,
+    metrics: &Arc<Metrics>,
+) -> Result<Result<Opened, NotDurable>, StartError> {
+    let Some(outbox) = &settings.outbox else {
+        return Ok(Err(NotDurable("durable requests are turned off: set outbox.enabled = true".into())));
+    };
+    let config = OutboxConfig {
+        max_bytes: outbox.settings.quota,
+        reserve_bytes: outbox.reserve_bytes,
+        audits: Some(routing.audits()),
+        ..OutboxConfig::new(settings.state_dir.join("outbox"))
+    };
+    let metrics = Arc::clone(metrics);
+    match tokio::task::spawn_blocking(move || durable::open(config, &metrics)).await? {
+        Ok(opened) => Ok(Ok(opened)),
+        Err(error @ OutboxError::InUse { .. }) => Err(error.into()),
+        // As for the cache: a disk that takes nothing must not keep the agent from answering.
+        Err(error) => {
+            tracing::warn!(%error, "serving without durable requests");
+            Ok(Err(NotDurable(error.to_string())))
+        }
+    }
+}
+
+/// Goes on with what was accepted before, in the background.
+fn start_outbox(opened: Opened, settings: &Settings, rows: &Arc<Shared>, catalog: &Arc<Catalog>) -> Outbox {
+    let (closing, closes) = watch::channel(false);
+    let bounds = settings.outbox.as_ref().map(|outbox| outbox.settings.clone()).unwrap_or_default();
+    let (durable, driver) = Driver::new(opened, bounds, rows, catalog, closes);
+    let (fail, failed) = oneshot::channel();
+    let driver = tokio::spawn(async move {
+        let why = DiskFailed(driver.run().await);
+        tracing::error!(error = %why, "no durable request is answered any more");
+        // Who has ended already does not want to know.
+        let _ = fail.send(why);
+    });
+    Outbox { durable, driver, closing, failed }
 }
 
 /// What keeps the routes up to date and asks the cloud about audits.

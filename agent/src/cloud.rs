@@ -1,38 +1,41 @@
-//! The way to the cloud: publishes rows, and hands replies, acks and the link's news to the rows that wait for them.
+//! The way to the cloud: publishes what is asked of it, and hands replies, acks and the link's news to the questions that wait
+//! for them.
 //!
 //! It decides nothing: what a row does about a reply is `hedge_agent_core`'s, what is known of the gateways its
-//! [`CloudView`]. A reply to a row that is no longer waiting is late: counted and dropped.
+//! [`CloudView`]. A reply to a question that no longer waits is late: counted and dropped. A question that does not fit one message is
+//! sent in parts by [`Question`].
 
-use std::collections::{BTreeSet, HashMap};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
+use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard};
 use std::time::Duration;
 
 use bytes::Bytes;
 use hedge_agent_core::{CloudView, NotSent};
 use hedge_agent_spool::Cache;
-use hedge_link::{Incoming, Link, LinkEvent, Outcome, Outgoing, PublishError, PublishId};
+use hedge_link::{BrokerLimits, Incoming, Link, LinkEvent, Outcome, Outgoing, PublishError, PublishId, Qos};
+use hedge_wire::limits::{MAX_PART_BYTES, MIN_PART_BYTES};
 use hedge_wire::{
-    BootId, ClassState, DeviceId, Digest, Evidence, GatewayPresence, ModelId, PublicKey, Query, Reply, RequestId,
-    TenantId, Topic,
+    BootId, ClassState, DeviceId, Digest, Evidence, GatewayId, GatewayPresence, Grant, ModelId, Offer, Part, PublicKey,
+    Query, Reply, RequestId, TenantId, Topic,
 };
 use tokio::sync::{Notify, mpsc};
 use tokio::time::Instant;
 
+use self::table::{Message, News, Table};
 use crate::metrics::Metrics;
 
-/// Events that may wait for one row; it can get no more than two acks and a few replies.
-const EVENTS_PER_ROW: usize = 8;
+mod question;
+mod table;
+
+pub(crate) use question::{CloudEvent, Question};
+
 /// From the link's coming up to when all retained presence must have arrived.
 const SETTLE_AFTER: Duration = Duration::from_secs(2);
-
-/// News for a row that asked the cloud.
-#[derive(Debug)]
-pub(crate) enum CloudEvent {
-    Reply(Reply),
-    NoSubscribers,
-    Rejected,
-    LinkDown,
-}
+/// How long a part is worth delivering; no gateway holds an upload for longer.
+const PART_EXPIRY: Duration = Duration::from_secs(60);
+/// What a packet with a part has beside the part's data, at most: topic, properties and headers.
+const PART_PACKET_OVERHEAD: usize = 512;
 
 /// The device's side of the link.
 pub(crate) struct Cloud {
@@ -41,33 +44,24 @@ pub(crate) struct Cloud {
     device: Option<DeviceId>,
     boot: BootId,
     view: RwLock<CloudView>,
-    table: Mutex<Table>,
+    table: Arc<Table>,
+    /// The bytes of a part that the broker's packets have room for.
+    part_bytes: AtomicUsize,
+    /// Whether the broker confirms what it gets.
+    confirms: AtomicBool,
     metrics: Arc<Metrics>,
     /// Where the digests of cloud models are remembered for the next process.
     notes: Option<Cache>,
     models: Mutex<BTreeSet<ModelId>>,
     class: Option<ClassEar>,
-    /// Say that the view may have changed, to the keeper of routes and to the auditor.
-    news: [Notify; 2],
+    /// Say that the view may have changed, to the keeper of routes, to the auditor and to the outbox.
+    news: [Notify; 3],
 }
 
 /// Where the gateway's word to the class of this device goes, once its signature was checked.
 pub(crate) struct ClassEar {
     pub(crate) key: PublicKey,
     pub(crate) words: mpsc::Sender<ClassState>,
-}
-
-#[derive(Default)]
-struct Table {
-    rows: HashMap<RequestId, mpsc::Sender<CloudEvent>>,
-    publishes: HashMap<PublishId, RequestId>,
-}
-
-/// A row's place in the table; leaving it makes later replies late.
-pub(crate) struct Waiting {
-    cloud: Arc<Cloud>,
-    id: RequestId,
-    events: mpsc::Receiver<CloudEvent>,
 }
 
 /// Who and what a [`Cloud`] serves.
@@ -86,8 +80,10 @@ impl Cloud {
     pub(crate) fn new(parts: CloudParts) -> Self {
         let view = RwLock::new(CloudView::new(parts.link.is_some()));
         let CloudParts { link, tenant, device, boot, metrics, notes, models: known, class } = parts;
-        let (table, models, news) = (Mutex::default(), Mutex::default(), Default::default());
-        let cloud = Self { link, tenant, device, boot, view, table, metrics, notes, models, class, news };
+        let (table, models, news) = (Arc::default(), Mutex::default(), Default::default());
+        let (part_bytes, confirms) = (AtomicUsize::new(MAX_PART_BYTES), AtomicBool::new(true));
+        let cloud =
+            Self { link, tenant, device, boot, view, table, part_bytes, confirms, metrics, notes, models, class, news };
         known.into_iter().for_each(|model| cloud.know(model));
         cloud
     }
@@ -110,37 +106,74 @@ impl Cloud {
         self.view.read().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Enters a row, before its first publish.
-    pub(crate) fn enter(self: &Arc<Self>, id: RequestId) -> Waiting {
-        let (sender, events) = mpsc::channel(EVENTS_PER_ROW);
-        self.table().rows.insert(id, sender);
-        Waiting { cloud: Arc::clone(self), id, events }
+    /// A question about a request, which is asked by [`Question::ask`].
+    pub(crate) fn question(self: &Arc<Self>, id: RequestId) -> Question {
+        Question::new(self, id)
     }
 
-    /// Publishes a row; its replies come to the [`Waiting`] of its id.
-    pub(crate) fn publish(&self, query: &Query, left: Duration) -> Result<(), NotSent> {
-        let (Some(link), Some(device)) = (&self.link, &self.device) else {
-            return Err(NotSent::Down);
-        };
-        let body = query.encode_checked().map_err(|_| NotSent::TooLarge)?;
-        let size = body.len();
-        let topic = Topic::Query { model: query.model.clone(), device: device.clone() };
+    /// Publishes a query that fits one message.
+    fn send_query(&self, query: &Query, body: Bytes, left: Duration) -> Result<(), PublishError> {
+        self.send_question(query.id, query.model.clone(), query.attempt, body, left)
+    }
+
+    /// Publishes the offer of one that does not.
+    fn send_offer(&self, offer: &Offer, left: Duration) -> Result<(), NotSent> {
+        let sent = self.send_question(offer.id, offer.model.clone(), offer.attempt, offer.encode().into(), left);
+        sent.map_err(not_sent)?;
+        self.metrics.upload("offered");
+        Ok(())
+    }
+
+    fn send_question(
+        &self,
+        id: RequestId,
+        model: ModelId,
+        attempt: u8,
+        body: Bytes,
+        left: Duration,
+    ) -> Result<(), PublishError> {
+        let device = self.device.clone().ok_or(PublishError::Down)?;
         let message = Outgoing {
             expiry: Some(left),
             response_topic: Some(Topic::Reply { device: device.clone() }.path(&self.tenant)),
-            correlation: Some(Bytes::copy_from_slice(query.id.as_bytes())),
-            ..Outgoing::new(topic.path(&self.tenant), body)
+            correlation: Some(Bytes::copy_from_slice(id.as_bytes())),
+            ..Outgoing::new(Topic::Query { model, device }.path(&self.tenant), body)
         };
-        // Under the lock, so that the broker's word cannot come before the entry.
-        let mut table = self.table();
-        let publish = link.publish(message).map_err(not_sent)?;
-        table.publishes.insert(publish, query.id);
-        drop(table);
-        self.metrics.sent(size);
-        if query.attempt > 0 {
+        self.send(id, Message::Question, message)?;
+        if attempt > 0 {
             self.metrics.retries.inc();
         }
         Ok(())
+    }
+
+    fn send_part(&self, gateway: GatewayId, part: &Part) -> Result<(), PublishError> {
+        let device = self.device.clone().ok_or(PublishError::Down)?;
+        let topic = Topic::Part { gateway, device }.path(&self.tenant);
+        let message = Outgoing { expiry: Some(PART_EXPIRY), ..Outgoing::new(topic, part.encode()) };
+        self.send(part.id, Message::Part(part.index), message)?;
+        self.metrics.upload_parts.inc();
+        Ok(())
+    }
+
+    fn send(&self, id: RequestId, kind: Message, message: Outgoing) -> Result<(), PublishError> {
+        let link = self.link.as_ref().ok_or(PublishError::Down)?;
+        let size = message.payload.len();
+        if self.confirms.load(Ordering::Relaxed) {
+            self.table.send(id, kind, || link.publish(message))?;
+        } else {
+            link.publish(message)?;
+            self.table.tell(&id, News::Published(kind, Outcome::Delivered));
+        }
+        self.metrics.sent(size);
+        Ok(())
+    }
+
+    fn is_up(&self) -> bool {
+        self.link.as_ref().is_some_and(|link| link.is_up())
+    }
+
+    fn part_bytes(&self) -> usize {
+        self.part_bytes.load(Ordering::Relaxed)
     }
 
     /// Publishes what the device has found out about its models.
@@ -165,6 +198,11 @@ impl Cloud {
         self.news[1].notified().await;
     }
 
+    /// As [`Cloud::news`], for the outbox.
+    pub(crate) async fn outbox_news(&self) {
+        self.news[2].notified().await;
+    }
+
     pub(crate) fn boot(&self) -> BootId {
         self.boot
     }
@@ -184,8 +222,7 @@ impl Cloud {
     pub(crate) fn on_link_event(&self, event: LinkEvent) -> Option<Instant> {
         match event {
             LinkEvent::Up { limits } => {
-                self.view_mut(|view| view.set_link(true));
-                self.metrics.link_up.set_flag(true);
+                self.on_up(limits);
                 return limits.retain.then(|| Instant::now() + SETTLE_AFTER);
             }
             LinkEvent::Down { reason } => self.on_down(&reason),
@@ -205,18 +242,20 @@ impl Cloud {
         self.view_mut(CloudView::settle);
     }
 
+    fn on_up(&self, limits: BrokerLimits) {
+        let room = limits.max_packet_bytes.saturating_sub(PART_PACKET_OVERHEAD);
+        self.part_bytes.store(room.clamp(MIN_PART_BYTES, MAX_PART_BYTES), Ordering::Relaxed);
+        self.confirms.store(limits.max_qos == Qos::AtLeastOnce, Ordering::Relaxed);
+        self.view_mut(|view| view.set_link(true));
+        self.metrics.link_up.set_flag(true);
+    }
+
     fn on_down(&self, reason: &str) {
         tracing::debug!(reason, "answering locally until the link is back");
         self.view_mut(|view| view.set_link(false));
         self.metrics.link_up.set_flag(false);
-        let waiting: Vec<_> = {
-            let mut table = self.table();
-            table.publishes.clear();
-            table.rows.values().cloned().collect()
-        };
-        for row in waiting {
-            let _ = row.try_send(CloudEvent::LinkDown);
-        }
+        self.table.forget_publishes();
+        self.table.tell_all(&News::LinkDown);
     }
 
     fn on_message(&self, message: &Incoming) {
@@ -226,6 +265,7 @@ impl Cloud {
             Ok(Topic::GatewayPresence { gateway }) if message.payload.is_empty() => {
                 if self.view_mut(|view| view.on_gone(&gateway)) {
                     tracing::info!(%gateway, "gateway gone");
+                    self.table.tell_all(&News::GatewayGone(gateway));
                 }
                 self.show_gateways();
             }
@@ -243,15 +283,18 @@ impl Cloud {
 
     fn on_reply(&self, message: &Incoming) {
         self.metrics.received(message.payload.len());
-        let reply = match Reply::decode_shared(&message.payload) {
-            Ok(reply) => reply,
-            Err(error) => return self.bad_message(&message.topic, &error.to_string()),
+        let news = match Grant::decode(&message.payload) {
+            Some(grant) => grant.map(|grant| (grant.id, News::Granted(grant))),
+            None => Reply::decode_shared(&message.payload).map(|reply| (reply.id(), News::Reply(reply))),
         };
-        let id = reply.id();
-        let row = self.table().rows.get(&id).cloned();
-        if row.is_none_or(|row| row.try_send(CloudEvent::Reply(reply)).is_err()) {
-            self.metrics.late_replies.inc();
-            tracing::debug!(%id, "late reply dropped");
+        match news {
+            Ok((id, news)) => {
+                if !self.table.tell(&id, news) {
+                    self.metrics.late_replies.inc();
+                    tracing::debug!(%id, "late reply dropped");
+                }
+            }
+            Err(error) => self.bad_message(&message.topic, &error.to_string()),
         }
     }
 
@@ -277,26 +320,18 @@ impl Cloud {
             let state = if presence.online { "online" } else { "offline" };
             tracing::info!(gateway = %presence.gateway, state, models = presence.models.len(), "gateway presence");
             self.remember_digests();
+            if !presence.online {
+                self.table.tell_all(&News::GatewayGone(presence.gateway.clone()));
+            }
         }
         self.show_gateways();
     }
 
     fn on_published(&self, id: PublishId, outcome: Outcome) {
-        let row = {
-            let mut table = self.table();
-            table.publishes.remove(&id).and_then(|request| table.rows.get(&request).cloned())
-        };
-        let event = match outcome {
-            Outcome::Delivered => return,
-            Outcome::NoSubscribers => CloudEvent::NoSubscribers,
-            Outcome::Rejected { code, reason } => {
-                tracing::warn!(code, reason, "the broker refused a request to the cloud");
-                CloudEvent::Rejected
-            }
-        };
-        if let Some(row) = row {
-            let _ = row.try_send(event);
+        if let Outcome::Rejected { code, reason } = &outcome {
+            tracing::warn!(code, reason, "the broker refused a request to the cloud");
         }
+        self.table.published(id, outcome);
     }
 
     fn bad_message(&self, topic: &str, why: &str) {
@@ -323,27 +358,6 @@ impl Cloud {
         let changed = change(&mut self.view.write().unwrap_or_else(PoisonError::into_inner));
         self.news.iter().for_each(Notify::notify_one);
         changed
-    }
-
-    fn table(&self) -> MutexGuard<'_, Table> {
-        self.table.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl Waiting {
-    /// The next event; pending for ever when there is none.
-    pub(crate) async fn next(&mut self) -> CloudEvent {
-        match self.events.recv().await {
-            Some(event) => event,
-            // The table holds the sender for as long as this row is in it.
-            None => std::future::pending().await,
-        }
-    }
-}
-
-impl Drop for Waiting {
-    fn drop(&mut self) {
-        self.cloud.table().rows.remove(&self.id);
     }
 }
 

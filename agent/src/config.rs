@@ -9,7 +9,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use hedge_agent_core::{Offload, RouteSettings};
+use hedge_agent_core::{Offload, OutboxSettings, RouteSettings};
 use hedge_certify::Score;
 use hedge_engine::{DeviceChoice, FaultPolicy};
 use hedge_telemetry::LogConfig;
@@ -21,7 +21,7 @@ mod sections;
 
 pub use route::{AuditsSection, BudgetSection, RouteSection};
 pub use sections::{
-    AgentSection, CacheSection, EngineSection, HttpSection, LinkSection, ModelSection, OffloadSection,
+    AgentSection, CacheSection, EngineSection, HttpSection, LinkSection, ModelSection, OffloadSection, OutboxSection,
     RepositorySection,
 };
 
@@ -50,6 +50,8 @@ pub struct Config {
     pub offload: OffloadSection,
     /// Rows that the cloud is asked about later.
     pub audits: AuditsSection,
+    /// Requests that are answered whatever happens.
+    pub outbox: OutboxSection,
     /// The log.
     pub log: LogConfig,
     /// A folder of models.
@@ -92,10 +94,18 @@ pub struct Settings {
     pub(crate) link: LinkSection,
     pub(crate) class_key: Option<PublicKey>,
     pub(crate) audits: AuditsSection,
+    pub(crate) outbox: Option<Outbox>,
     pub(crate) deadline: Duration,
     pub(crate) max_deadline: Duration,
     pub(crate) retry_after: Duration,
     pub(crate) models: Vec<ModelSettings>,
+}
+
+/// Durable requests.
+#[derive(Debug, Clone)]
+pub(crate) struct Outbox {
+    pub(crate) settings: OutboxSettings,
+    pub(crate) reserve_bytes: u64,
 }
 
 /// The folder of models.
@@ -140,6 +150,7 @@ impl Config {
         require(deadline <= max_deadline, "offload.deadline_ms", "must not exceed offload.max_deadline_ms")?;
         self.check_sizes()?;
         self.audits.check()?;
+        self.outbox.check()?;
         self.log.validate().map_err(|error| wrong("log.level", &error))?;
         Ok(Settings {
             tenant: TenantId::parse(&self.agent.tenant).map_err(|error| wrong("agent.tenant", &error))?,
@@ -167,6 +178,7 @@ impl Config {
             link: self.link.clone(),
             class_key: self.class_key()?,
             audits: self.audits.clone(),
+            outbox: self.outbox.enabled.then(|| self.outbox.settings()),
             deadline,
             max_deadline,
             retry_after: Duration::from_millis(self.offload.retry_after_ms),

@@ -6,11 +6,13 @@
 //! it. The binary `hedge-agent` does just that.
 
 mod agent;
+mod answered;
 mod api;
 mod budget;
 mod catalog;
 mod cloud;
 mod config;
+mod durable;
 mod listen;
 mod metrics;
 mod model;
@@ -22,11 +24,11 @@ mod scan;
 mod score;
 mod source;
 
-pub use agent::{Agent, StartError, start, start_on};
+pub use agent::{Agent, DiskFailed, StartError, start, start_on};
 pub use budget::OverBudget;
 pub use config::{
     AgentSection, AuditsSection, BudgetSection, CacheSection, Config, EngineSection, HttpSection, LinkSection,
-    ModelSection, OffloadSection, RepositorySection, RouteSection, Settings, SettingsError,
+    ModelSection, OffloadSection, OutboxSection, RepositorySection, RouteSection, Settings, SettingsError,
 };
 pub use listen::ListenError;
 pub use model::ModelError;

@@ -1,4 +1,4 @@
-//! `hedge-agent`: parse, load, start, wait for a signal, drain.
+//! `hedge-agent`: parse, load, start, wait for a signal, drain. It ends by itself where the disk fails under the outbox.
 
 use std::io::{self, Write};
 use std::path::PathBuf;
@@ -51,7 +51,10 @@ fn run(arguments: &Arguments) -> Result<(), Failure> {
         .thread_name("agent")
         .build()
         .map_err(|error| Failure::failed(&error))?;
-    runtime.block_on(serve(config))
+    let served = runtime.block_on(serve(config));
+    // What is still under way then is not waited for.
+    runtime.shutdown_background();
+    served
 }
 
 async fn serve(config: Config) -> Result<(), Failure> {
@@ -59,9 +62,10 @@ async fn serve(config: Config) -> Result<(), Failure> {
     let mut terminate = signal(SignalKind::terminate()).map_err(|error| Failure::failed(&error))?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(|error| Failure::failed(&error))?;
     let mut hang_up = signal(SignalKind::hangup()).map_err(|error| Failure::failed(&error))?;
-    let agent: Agent = hedge_agent::start(config).await.map_err(|error| Failure::failed(&error))?;
+    let mut agent: Agent = hedge_agent::start(config).await.map_err(|error| Failure::failed(&error))?;
     loop {
         tokio::select! {
+            failed = agent.failed() => return Err(Failure::failed(&failed)),
             _ = terminate.recv() => break,
             _ = interrupt.recv() => break,
             _ = hang_up.recv() => {

@@ -10,6 +10,10 @@ use hedge_telemetry::metrics::{self, Counter, Counters, Gauge, Gauges, Histogram
 
 use crate::routing::{CertificateGauges, MonitorGauges, RouteGauges};
 
+mod outbox;
+
+pub(crate) use self::outbox::OutboxMetrics;
+
 /// Every metric of the agent.
 pub(crate) struct Metrics {
     registry: Registry,
@@ -23,6 +27,8 @@ pub(crate) struct Metrics {
     pub(crate) bad_verdicts: Counter,
     pub(crate) bad_messages: Counter,
     pub(crate) retries: Counter,
+    uploads: Counters<1>,
+    pub(crate) upload_parts: Counter,
     http_errors: Counters<1>,
     queue: Gauges<1>,
     pub(crate) stand_ins: Counter,
@@ -30,6 +36,7 @@ pub(crate) struct Metrics {
     devices: DeviceGauges,
     cache: CacheGauges,
     routes: RouteMetrics,
+    pub(crate) outbox: OutboxMetrics,
 }
 
 /// What became of a model.
@@ -111,6 +118,12 @@ impl Metrics {
             bad_verdicts: r.counter("hedge_bad_verdicts_total", "Verdicts refused for not fitting the model's outputs"),
             bad_messages: r.counter("hedge_bad_messages_total", "Messages from the broker that could not be read"),
             retries: r.counter("hedge_retries_total", "Rows sent to the cloud a second time"),
+            uploads: r.counters(
+                "hedge_uploads_total",
+                "Rows too large for one message that were offered to a gateway, and offers that were granted",
+                ["event"],
+            ),
+            upload_parts: r.counter("hedge_upload_parts_total", "Parts of such rows that were sent"),
             http_errors: r.counters("hedge_http_errors_total", "HTTP requests answered with an error", ["code"]),
             queue: r.gauges("hedge_queue_rows", "Rows waiting for the local model", ["model"]),
             stand_ins: r
@@ -133,6 +146,7 @@ impl Metrics {
                 rebuilt: r.gauge("hedge_cache_rebuilt", "Times that the cache was made anew since the start"),
             },
             routes: RouteMetrics::new(r),
+            outbox: OutboxMetrics::new(r),
             registry,
         }
     }
@@ -170,6 +184,11 @@ impl Metrics {
     /// A message came from the cloud.
     pub(crate) fn received(&self, payload: usize) {
         self.bytes.inc_by(["down"], payload as u64);
+    }
+
+    /// A row too large for one message was offered, or the offer was granted.
+    pub(crate) fn upload(&self, event: &'static str) {
+        self.uploads.inc([event]);
     }
 
     /// A model came or went, or did not.

@@ -7,8 +7,8 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use hedge_agent_core::{
-    Action, Answer, Ask, CachedVerdict, Decision, Event, Failure, LocalFailure, LocalResult, Outputs, Place,
-    RouteEvent, Row, RowPolicy, Ticket, Timing,
+    Action, Answer, Ask, Asking, CachedVerdict, Decision, Event, Failure, Left, LocalFailure, LocalResult, Outputs,
+    Place, RouteEvent, Row, RowPolicy, Ticket, Timing,
 };
 use hedge_agent_spool::{Cache, Entry, Key, RowDigest};
 use hedge_certify::Fingerprint;
@@ -19,7 +19,7 @@ use hedge_wire::{Purpose, Query, Reply, RequestId};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-use crate::cloud::{Cloud, CloudEvent, Waiting};
+use crate::cloud::{Cloud, CloudEvent, Question};
 use crate::metrics::Metrics;
 use crate::model::{ServedModel, Tally};
 use crate::routing::Routes;
@@ -35,11 +35,24 @@ pub(crate) struct Shared {
     pub(crate) retry_after: Duration,
 }
 
-/// What the caller asked of a request.
+/// How a row is to be answered.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Wish {
     pub(crate) place: Place,
     pub(crate) allowed: Duration,
+    pub(crate) asking: Asking,
+}
+
+/// Where a row's way has led to.
+#[derive(Debug)]
+pub(crate) enum Way {
+    Ended(Result<Answer, Failure>),
+    /// The cloud is to answer, and the outbox asks it ([`Asking::Later`]).
+    Left {
+        left: Left,
+        /// Whether the router has counted a message that is not sent yet.
+        charged: bool,
+    },
 }
 
 /// About what a message has beside its tensors, and a tensor beside its values.
@@ -60,9 +73,9 @@ pub(crate) struct RowTask {
     /// Whether the router has counted a message that is not sent yet.
     charged: bool,
     id: Option<RequestId>,
-    waiting: Option<Waiting>,
+    question: Option<Question>,
     wake: Instant,
-    end: Option<Result<Answer, Failure>>,
+    end: Option<Way>,
 }
 
 impl RowTask {
@@ -78,6 +91,7 @@ impl RowTask {
             place: wish.place,
             offload: model.settings.offload,
             cloud_model: model.settings.cloud_model.clone(),
+            asking: wish.asking,
         };
         let timing = Timing {
             arrived: arrived.saturating_duration_since(shared.epoch),
@@ -95,7 +109,7 @@ impl RowTask {
             engine: None,
             charged: false,
             id: None,
-            waiting: None,
+            question: None,
             wake: arrived + wish.allowed,
             end: None,
         };
@@ -103,11 +117,21 @@ impl RowTask {
         task
     }
 
-    /// Waits for the answer.
-    pub(crate) async fn finish(mut self) -> Result<Answer, Failure> {
+    /// Waits for the answer to a row that asks the cloud itself.
+    pub(crate) async fn finish(self) -> Result<Answer, Failure> {
+        match self.run().await {
+            Way::Ended(end) => end,
+            Way::Left { left, .. } => Err(Failure::NoCloud(left.why)),
+        }
+    }
+
+    /// Waits for the end.
+    pub(crate) async fn run(mut self) -> Way {
         loop {
             if let Some(end) = self.end.take() {
-                self.account(&end);
+                if let Way::Ended(end) = &end {
+                    account(&self.shared, &self.model, end.as_ref(), self.arrived.elapsed());
+                }
                 return end;
             }
             let event = self.next_event().await;
@@ -116,6 +140,15 @@ impl RowTask {
     }
 
     async fn next_event(&mut self) -> Event {
+        loop {
+            if let Some(event) = self.next_news().await {
+                return event;
+            }
+        }
+    }
+
+    /// What happens next; `None` where it says nothing to the row.
+    async fn next_news(&mut self) -> Option<Event> {
         let engine = async {
             match &mut self.engine {
                 Some(reply) => reply.await,
@@ -123,8 +156,8 @@ impl RowTask {
             }
         };
         let cloud = async {
-            match &mut self.waiting {
-                Some(waiting) => waiting.next().await,
+            match &mut self.question {
+                Some(question) => question.next().await,
                 None => std::future::pending().await,
             }
         };
@@ -132,10 +165,10 @@ impl RowTask {
             biased;
             reply = engine => {
                 self.engine = None;
-                self.ran(reply)
+                Some(self.ran(reply))
             }
             event = cloud => self.heard(event),
-            () = tokio::time::sleep_until(self.wake) => Event::Timer,
+            () = tokio::time::sleep_until(self.wake) => Some(Event::Timer),
         }
     }
 
@@ -172,7 +205,7 @@ impl RowTask {
                 None
             }
             Action::Label { ticket, local, verdict, cloud } => {
-                self.label(ticket, &local, &verdict, cloud);
+                label(&self.shared, &self.model, ticket, &local, (&verdict, cloud));
                 None
             }
             Action::Heard { outcome, waited } => {
@@ -186,8 +219,12 @@ impl RowTask {
             }
             Action::Finish(end) => {
                 // Replies from now on are late.
-                self.waiting = None;
-                self.end = Some(end);
+                self.question = None;
+                self.end = Some(Way::Ended(end));
+                None
+            }
+            Action::Leave(left) => {
+                self.end = Some(Way::Left { left, charged: std::mem::take(&mut self.charged) });
                 None
             }
         }
@@ -224,23 +261,9 @@ impl RowTask {
     }
 
     fn decide(&mut self, ask: &Ask) -> Event {
-        let decision = self.model.route.decide(ask, self.offload_bytes());
+        let decision = self.model.route.decide(ask, offload_bytes(&self.inputs));
         self.charged = matches!(decision, Decision::Offload { .. });
         Event::Decided(decision)
-    }
-
-    fn label(&self, ticket: Ticket, local: &LocalResult, verdict: &[NamedTensor], cloud: hedge_wire::Digest) {
-        // A ticket is given for rows with features only.
-        let Some(features) = local.features else { return };
-        let differs = self.model.differs(&local.outputs, verdict);
-        self.shared.metrics.labelled(&self.model.settings.name, differs);
-        self.model.route.tell(RouteEvent::Labelled { ticket, features, differs, cloud: Fingerprint(cloud.0) });
-    }
-
-    /// About what a message with this row has; compression is not tried for it.
-    fn offload_bytes(&self) -> u64 {
-        let tensors: usize = self.inputs.iter().map(|input| input.tensor.bytes().len() + TENSOR_BYTES).sum();
-        (tensors + MESSAGE_BYTES) as u64
     }
 
     fn store(&self, key: impl FnOnce(&RowDigest) -> Key, entry: &Entry) {
@@ -283,12 +306,9 @@ impl RowTask {
     fn publish(&mut self, attempt: u8, left: Duration) -> Option<Event> {
         // The decision was charged for one message.
         if !std::mem::take(&mut self.charged) {
-            self.model.route.tell(RouteEvent::Sent { bytes: self.offload_bytes() });
+            self.model.route.tell(RouteEvent::Sent { bytes: offload_bytes(&self.inputs) });
         }
         let id = *self.id.get_or_insert_with(|| RequestId::from_uuid(uuid::Uuid::now_v7()));
-        if self.waiting.is_none() {
-            self.waiting = Some(self.shared.cloud.enter(id));
-        }
         let query = Query {
             id,
             model: self.model.settings.cloud_model.clone(),
@@ -299,11 +319,14 @@ impl RowTask {
             inputs: self.inputs.clone(),
             purpose: Purpose::Answer,
         };
-        self.shared.cloud.publish(&query, left).err().map(Event::NotSent)
+        let question = self.question.get_or_insert_with(|| self.shared.cloud.question(id));
+        question.ask(query, left).err().map(Event::NotSent)
     }
 
-    fn heard(&self, event: CloudEvent) -> Event {
-        match event {
+    fn heard(&self, event: CloudEvent) -> Option<Event> {
+        Some(match event {
+            CloudEvent::Delivered => return None,
+            CloudEvent::NotSent(why) => Event::NotSent(why),
             CloudEvent::NoSubscribers => Event::NoSubscribers,
             CloudEvent::Rejected => Event::Rejected,
             CloudEvent::LinkDown => Event::LinkDown,
@@ -327,24 +350,45 @@ impl RowTask {
                     Event::BadVerdict
                 }
             },
-        }
+        })
     }
+}
 
-    fn account(&self, end: &Result<Answer, Failure>) {
-        let took = self.arrived.elapsed();
-        let counts = &self.model.counts;
-        match end {
-            Ok(answer) => {
-                counts.success.add(took);
-                self.shared.metrics.answered(answer, took);
-            }
-            Err(failure) => {
-                counts.fail.add(took);
-                self.shared.metrics.failed(failure);
-            }
+/// About what a message with this row has; compression is not tried for it.
+pub(crate) fn offload_bytes(inputs: &[NamedTensor]) -> u64 {
+    let tensors: usize = inputs.iter().map(|input| input.tensor.bytes().len() + TENSOR_BYTES).sum();
+    (tensors + MESSAGE_BYTES) as u64
+}
+
+/// The router learns whether the cloud's verdict on a row differs from the local result.
+pub(crate) fn label(
+    shared: &Shared,
+    model: &ServedModel,
+    ticket: Ticket,
+    local: &LocalResult,
+    (verdict, cloud): (&[NamedTensor], hedge_wire::Digest),
+) {
+    // A ticket is given for rows with features only.
+    let Some(features) = local.features else { return };
+    let differs = model.differs(&local.outputs, verdict);
+    shared.metrics.labelled(&model.settings.name, differs);
+    model.route.tell(RouteEvent::Labelled { ticket, features, differs, cloud: Fingerprint(cloud.0) });
+}
+
+/// Counts a row's end, `took` after it came.
+pub(crate) fn account(shared: &Shared, model: &ServedModel, end: Result<&Answer, &Failure>, took: Duration) {
+    let counts = &model.counts;
+    match end {
+        Ok(answer) => {
+            counts.success.add(took);
+            shared.metrics.answered(answer, took);
         }
-        counts.last_unix_millis.store(u64::try_from(unix_now().as_millis()).unwrap_or(u64::MAX), Ordering::Relaxed);
+        Err(failure) => {
+            counts.fail.add(took);
+            shared.metrics.failed(failure);
+        }
     }
+    counts.last_unix_millis.store(u64::try_from(unix_now().as_millis()).unwrap_or(u64::MAX), Ordering::Relaxed);
 }
 
 fn unix_now() -> Duration {

@@ -101,7 +101,7 @@ fn measure(router: &mut Router) -> Duration {
 }
 
 fn ask(features: Features) -> Ask {
-    let time_left = Duration::from_secs(1);
+    let time_left = Some(Duration::from_secs(1));
     Ask { features: Some(features), place: Place::Auto, stand_in: false, may_offload: Ok(()), time_left }
 }
 

@@ -8,7 +8,8 @@ use serde::{Deserialize, Serialize};
 use crate::row::Outputs;
 
 /// Who computed an answer. From weak to strong: the order in which the weakest row of a batch is found.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Source {
     /// The local model, just now.
     Edge,
@@ -60,7 +61,7 @@ pub enum Reason {
     CloudRefused,
     /// The gateway's verdict does not fit the model's outputs.
     BadVerdict,
-    /// The row does not fit one message.
+    /// The row is larger than what a gateway takes.
     TooLarge,
     /// The model's data may not leave the device.
     NeverOffload,
@@ -111,8 +112,8 @@ pub enum Failure {
     /// The caller asked for the cloud for a model that never leaves the device.
     #[error("the model is configured with offload = \"never\": send hedge.place = \"auto\" or \"edge\"")]
     NeverOffload,
-    /// The row does not fit one message to the cloud.
-    #[error("the row is too large for one message to the cloud; send hedge.place = \"edge\"")]
+    /// The row is larger than what a gateway takes.
+    #[error("the row is larger than what a gateway takes (8 MiB); send hedge.place = \"edge\"")]
     TooLarge,
     /// Nobody answered by the deadline.
     #[error("no answer within {} ms; allow more with hedge.deadline_ms", .0.as_millis())]
@@ -175,13 +176,16 @@ impl Reason {
 }
 
 /// The answer that a batch is judged by: the one of lowest status, then of weakest source (`edge` < `cache` < `cloud`),
-/// then of least confidence, then the first.
+/// then of least confidence, then the first; `rank` tells an answer's.
 #[must_use]
-pub fn weakest(answers: &[Answer]) -> Option<&Answer> {
-    let confidence = |answer: &Answer| answer.confidence.unwrap_or(f32::NEG_INFINITY);
+pub fn weakest<T>(answers: &[T], rank: impl Fn(&T) -> (Status, Source, Option<f32>)) -> Option<&T> {
+    let rank = |answer: &T| {
+        let (status, source, confidence) = rank(answer);
+        ((status, source), confidence.unwrap_or(f32::NEG_INFINITY))
+    };
     answers.iter().min_by(|a, b| {
-        let by_rank = (a.status, a.source).cmp(&(b.status, b.source));
-        by_rank.then_with(|| confidence(a).total_cmp(&confidence(b)))
+        let (a, b) = (rank(a), rank(b));
+        a.0.cmp(&b.0).then_with(|| a.1.total_cmp(&b.1))
     })
 }
 
@@ -209,6 +213,8 @@ mod tests {
             answer(Source::Edge, Status::Uncertified, 0.8),
             answer(Source::Edge, Status::Certified, 0.1),
         ];
+        let weakest =
+            |answers| super::weakest(answers, |answer: &Answer| (answer.status, answer.source, answer.confidence));
         assert_eq!(weakest(&answers), Some(&answers[3]));
         assert_eq!(weakest(&answers[..2]), Some(&answers[1]));
         assert_eq!(weakest(&[]), None);

@@ -159,6 +159,13 @@ impl CloudView {
         most.or_else(|| self.last.get(model).copied())
     }
 
+    /// Whether anybody may be asked about anything now; which models they serve is for [`CloudView::may_offload`].
+    #[must_use]
+    pub fn is_up(&self) -> bool {
+        let unheard = self.gateways.is_empty() && !self.settled;
+        self.path == Path::Up && (unheard || self.gateways_online() > 0)
+    }
+
     /// Whether an offload for `model` may be tried now, or why not.
     pub fn may_offload(&self, model: &ModelId) -> Result<(), Reason> {
         match (self.path, self.availability(model)) {
@@ -233,6 +240,21 @@ mod tests {
         reconnected.settle();
         reconnected.set_link(true);
         assert_eq!(reconnected.may_offload(&digits()), Ok(()), "a new connection starts without knowledge");
+    }
+
+    #[test]
+    fn the_cloud_is_up_while_somebody_may_be_there() {
+        let mut view = up();
+        assert!(view.is_up(), "nothing was heard yet");
+        view.settle();
+        assert!(!view.is_up());
+        view.on_presence(&presence("g1", 1, true, 1));
+        assert!(view.is_up());
+        view.set_link(false);
+        assert!(!view.is_up());
+        view.set_link(true);
+        view.on_presence(&presence("g1", 1, false, 1));
+        assert!(!view.is_up());
     }
 
     #[test]

@@ -28,6 +28,7 @@ pub use folder::{FileStamp, Folder, FolderAction, FolderEvent, Stamp};
 pub use outbox::{Outbox, OutboxAction, OutboxEvent, OutboxSettings};
 pub use route::{Ask, Decision, RouteAction, RouteEvent, RouteSettings, Router, Ticket};
 pub use row::{
-    Action, CachedVerdict, Event, LocalFailure, LocalResult, NotSent, Offload, Outputs, Place, Row, RowPolicy, Timing,
+    Action, Asking, CachedVerdict, Event, Left, LocalFailure, LocalResult, NotSent, Offload, Outputs, Place, Row,
+    RowPolicy, Timing,
 };
 pub use upload::{Upload, UploadAction, UploadEvent};

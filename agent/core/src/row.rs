@@ -8,9 +8,9 @@
 //! ```
 //!
 //! Invariants, held for every order of events:
-//! - exactly one [`Action::Finish`], at the latest on the first event at or after the deadline;
+//! - exactly one [`Action::Finish`] or [`Action::Leave`], at the latest on the first event at or after the deadline;
 //! - `hedge.place = cloud` never ends in a local answer; `edge`, and a model that is never offloaded, never publishes;
-//! - at most two publishes, under the same id;
+//! - at most two publishes, under the same id; none for a row of the outbox, which asks by itself ([`Asking`]);
 //! - a local answer is certified only by the router's decision, and never once the cloud was asked, nor on a stand-in;
 //! - an event that does not fit the state (a late ack, a second reply) changes nothing.
 
@@ -19,13 +19,14 @@ use std::time::Duration;
 use hedge_wire::{Digest, GatewayId, Refusal};
 
 use crate::answer::{Answer, Failure, Origin, Reason, Source, Status};
-use crate::cloud::CloudView;
+use crate::cloud::{CloudView, Path};
 use crate::route::{Ask, Decision, Ticket};
 
 mod event;
 
 pub use event::{
-    Action, CachedVerdict, Event, LocalFailure, LocalResult, NotSent, Offload, Outputs, Place, RowPolicy, Timing,
+    Action, Asking, CachedVerdict, Event, Left, LocalFailure, LocalResult, NotSent, Offload, Outputs, Place, RowPolicy,
+    Timing,
 };
 
 /// An offload that has less time left than this is not worth sending.
@@ -131,7 +132,7 @@ impl Row {
             (Place::Cloud, Offload::Never) => return self.fail(Failure::NeverOffload),
             (Place::Cloud, Offload::Auto) => {
                 // Even a cached verdict is given only while the cloud is there: the caller asked for the cloud.
-                if let Err(reason) = view.may_offload(model) {
+                if let Err(reason) = self.may_offload(view) {
                     return self.fail(Failure::NoCloud(reason));
                 }
                 self.why = Reason::Caller;
@@ -208,8 +209,8 @@ impl Row {
             features: result.features,
             place: self.policy.place,
             stand_in: result.stand_in,
-            may_offload: view.may_offload(&self.policy.cloud_model),
-            time_left: self.deadline().saturating_sub(now),
+            may_offload: self.may_offload(view),
+            time_left: (self.policy.asking == Asking::Now).then(|| self.deadline().saturating_sub(now)),
         };
         self.state = State::Deciding;
         vec![Action::Decide(ask)]
@@ -239,8 +240,28 @@ impl Row {
         self.policy.place == Place::Auto && self.policy.offload == Offload::Auto
     }
 
+    /// Whether the cloud may be asked about this row, or why not.
+    fn may_offload(&self, view: &CloudView) -> Result<(), Reason> {
+        match self.policy.asking {
+            Asking::Now => view.may_offload(&self.policy.cloud_model),
+            Asking::Later if view.path() == Path::None => Err(Reason::NoGateway),
+            Asking::Later => Ok(()),
+            Asking::Never(reason) => Err(reason),
+        }
+    }
+
     fn offload(&mut self, view: &CloudView, now: Duration) -> Vec<Action> {
-        self.publish(0, view, now)
+        match (self.policy.asking, self.may_offload(view)) {
+            (Asking::Now, _) => self.publish(0, view, now),
+            (Asking::Later, Ok(())) => self.leave(),
+            (Asking::Later, Err(reason)) | (Asking::Never(reason), _) => self.give_up(reason, now),
+        }
+    }
+
+    fn leave(&mut self) -> Vec<Action> {
+        self.state = State::Done;
+        let label = self.label.take().zip(self.local.take()).map(|(ticket, local)| (ticket, local.result));
+        vec![Action::Leave(Left { why: self.why, label })]
     }
 
     fn publish(&mut self, attempt: u8, view: &CloudView, now: Duration) -> Vec<Action> {

@@ -17,11 +17,18 @@ const MAX_MESSAGE: usize = 1000;
 pub(crate) struct ApiError {
     pub(crate) status: StatusCode,
     pub(crate) message: String,
+    /// The durable request that has ended with this, for good.
+    ended: Option<String>,
 }
 
 impl ApiError {
     pub(crate) fn new(status: StatusCode, message: impl Into<String>) -> Self {
-        Self { status, message: message.into() }
+        Self { status, message: message.into(), ended: None }
+    }
+
+    /// The durable request of this id has ended so.
+    pub(crate) fn ended(status: StatusCode, message: impl Into<String>, id: &str) -> Self {
+        Self { ended: Some(id.to_owned()), ..Self::new(status, message) }
     }
 
     /// The request is malformed.
@@ -56,7 +63,8 @@ impl ApiError {
     }
 
     fn may_be_retried(&self) -> bool {
-        matches!(self.status, StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE)
+        let later = matches!(self.status, StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE);
+        later && self.ended.is_none()
     }
 }
 
@@ -64,7 +72,11 @@ impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
         let retry = self.may_be_retried();
         let message: String = self.message.chars().take(MAX_MESSAGE).collect();
-        let mut response = (self.status, Json(json!({ "error": message }))).into_response();
+        let mut body = json!({ "error": message });
+        if let Some(id) = self.ended {
+            body["id"] = id.into();
+        }
+        let mut response = (self.status, Json(body)).into_response();
         if retry {
             response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static(RETRY_AFTER_SECS));
         }

@@ -13,11 +13,13 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout_at};
 
 use super::binary;
+use super::durable;
 use super::error::ApiError;
 use super::raw;
 use super::request::{InferRequest, Input, Limits};
-use super::response::{self, ResponseFacts};
+use super::response::{self, Asked};
 use super::routes::ApiState;
+use crate::answered::Answered;
 use crate::model::ServedModel;
 use crate::row::{RowTask, Wish};
 
@@ -61,23 +63,20 @@ async fn answer(
     let limits = Limits { takes_bytes: model.pipeline.is_some(), ..state.limits };
     let request = parse(json, binary, limits).await?;
     response::check_outputs(&model, request.outputs.as_deref())?;
-    let job = Job { state: Arc::clone(state), model: Arc::clone(&model), wish: request.wish, arrived };
-    let inputs = request.inputs;
-    let rows = match (&model.pipeline, large) {
-        (Some(_), _) => job.transform(inputs).await?,
-        (None, true) => off_the_reactor(move || job.start(raw::tensors(inputs)?)).await?,
-        (None, false) => job.start(raw::tensors(inputs)?)?,
+    let job = Job { state: Arc::clone(state), model: Arc::clone(&model), wish: request.wish, arrived, large };
+    if request.durable {
+        return durable::infer(job, request).await;
+    }
+    let rows = job.prepare(request.inputs, Job::start).await?;
+    let answers: Vec<Answered> =
+        finish_rows(rows).await?.into_iter().map(|answer| Answered::new(answer, &model)).collect();
+    let asked = Asked {
+        model: &model.settings.name,
+        id: request.id.as_deref(),
+        outputs: request.outputs.as_deref(),
+        binary_outputs: request.binary_outputs,
     };
-    let answers = finish_rows(rows).await?;
-    let outputs = answers.iter().map(|answer| answer.outputs.clone()).collect();
-    let outputs = model.signature.join(outputs).map_err(|error| {
-        ApiError::new(
-            StatusCode::INTERNAL_SERVER_ERROR,
-            format!("the rows' outputs do not fit together: {error}; send the rows one by one"),
-        )
-    })?;
-    let facts = ResponseFacts { model: &model, id: request.id.as_deref(), answers: &answers };
-    Ok(response::build(&facts, &outputs, request.outputs, request.binary_outputs))
+    response::build(&asked, &answers)
 }
 
 async fn parse(json: Bytes, binary: Option<Bytes>, limits: Limits) -> Result<InferRequest, ApiError> {
@@ -87,7 +86,7 @@ async fn parse(json: Bytes, binary: Option<Bytes>, limits: Limits) -> Result<Inf
     off_the_reactor(move || InferRequest::read(&json, binary, &limits)).await
 }
 
-async fn off_the_reactor<T: Send + 'static>(
+pub(super) async fn off_the_reactor<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, ApiError> + Send + 'static,
 ) -> Result<T, ApiError> {
     let done = tokio::task::spawn_blocking(work).await;
@@ -96,17 +95,45 @@ async fn off_the_reactor<T: Send + 'static>(
     })
 }
 
-/// What it takes to start a request's rows.
-struct Job {
-    state: Arc<ApiState>,
-    model: Arc<ServedModel>,
-    wish: Wish,
-    arrived: Instant,
+/// What it takes to make a request's rows.
+pub(super) struct Job {
+    pub(super) state: Arc<ApiState>,
+    pub(super) model: Arc<ServedModel>,
+    pub(super) wish: Wish,
+    pub(super) arrived: Instant,
+    /// Whether its body is large.
+    large: bool,
 }
 
 impl Job {
-    /// Makes the model's inputs of raw ones, off the reactor, and starts the rows.
-    async fn transform(self, inputs: Vec<Input>) -> Result<Vec<RowTask>, ApiError> {
+    /// Makes the model's inputs of what was sent and gives them to `then`; what takes long is done off the reactor.
+    pub(super) async fn prepare<T: Send + 'static>(
+        self,
+        inputs: Vec<Input>,
+        then: impl FnOnce(Self, Vec<Vec<NamedTensor>>) -> T + Send + 'static,
+    ) -> Result<T, ApiError> {
+        match (&self.model.pipeline, self.large) {
+            (Some(_), _) => self.transform(inputs, then).await,
+            (None, true) => {
+                off_the_reactor(move || {
+                    let rows = self.rows(raw::tensors(inputs)?)?;
+                    Ok(then(self, rows))
+                })
+                .await
+            }
+            (None, false) => {
+                let rows = self.rows(raw::tensors(inputs)?)?;
+                Ok(then(self, rows))
+            }
+        }
+    }
+
+    /// Makes the model's inputs of raw ones, off the reactor.
+    async fn transform<T: Send + 'static>(
+        self,
+        inputs: Vec<Input>,
+        then: impl FnOnce(Self, Vec<Vec<NamedTensor>>) -> T + Send + 'static,
+    ) -> Result<T, ApiError> {
         let turn = Arc::clone(&self.state.decoders).acquire_owned();
         let turn = timeout_at(self.arrived + self.wish.allowed, turn).await;
         let turn = turn.map_err(|_| ApiError::from_failure(&Failure::Deadline(self.wish.allowed), None))?;
@@ -116,13 +143,14 @@ impl Job {
                 None => raw::tensors(inputs)?,
             };
             drop(turn);
-            self.start(inputs)
+            let rows = self.rows(inputs)?;
+            Ok(then(self, rows))
         })
         .await
     }
 
-    /// Checks the inputs against the model and starts every row at once, so that they share batches.
-    fn start(self, inputs: Vec<NamedTensor>) -> Result<Vec<RowTask>, ApiError> {
+    /// Checks the inputs against the model and takes them apart into rows.
+    fn rows(&self, inputs: Vec<NamedTensor>) -> Result<Vec<Vec<NamedTensor>>, ApiError> {
         let rows = self.model.signature.split(inputs).map_err(|error| ApiError::bad(error.to_string()))?;
         let (count, limit) = (rows.len(), self.state.max_rows);
         if count > limit {
@@ -130,8 +158,13 @@ impl Job {
                 "the batch has {count} rows, more than {limit} (engine.queue_rows); send fewer at once"
             )));
         }
+        Ok(rows)
+    }
+
+    /// Starts every row at once, so that they share batches.
+    fn start(self, rows: Vec<Vec<NamedTensor>>) -> Vec<RowTask> {
         let start = |row| RowTask::start(&self.state.rows, &self.model, row, self.wish, self.arrived);
-        Ok(rows.into_iter().map(start).collect())
+        rows.into_iter().map(start).collect()
     }
 }
 

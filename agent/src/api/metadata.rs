@@ -26,7 +26,7 @@ pub(super) async fn server() -> Json {
     Json(json!({
         "name": "hedge-agent",
         "version": env!("CARGO_PKG_VERSION"),
-        "extensions": ["binary_tensor_data", "model_repository", "model_configuration", "statistics", "hedge_routing"],
+        "extensions": ["binary_tensor_data", "model_repository", "model_configuration", "statistics", "hedge_routing", "hedge_durable"],
     }))
 }
 
@@ -97,6 +97,9 @@ pub(super) async fn metrics(State(state): Shared) -> Response {
     let (metrics, shared) = (&state.rows.metrics, &state.rows.routes);
     let routes = routes.iter().map(|(name, gauges)| (name.as_str(), gauges));
     metrics.show_routes(routes, shared.audits.stats(), shared.reports().dropped());
+    if let Ok(durable) = &state.durable {
+        metrics.outbox.show_store(durable.stats());
+    }
     let text = metrics.render(cache, models, state.models.bytes(), &devices);
     ([(header::CONTENT_TYPE, CONTENT_TYPE)], text).into_response()
 }

@@ -7,10 +7,10 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use bytes::Bytes;
-use hedge_agent_core::Place;
+use hedge_agent_core::{Asking, Place};
 use hedge_engine::transform::MAX_ROWS;
 use hedge_tensor::{DType, Tensor, element_count};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use super::binary::{self, BinaryPart};
@@ -33,6 +33,8 @@ pub(crate) struct InferRequest {
     pub(crate) id: Option<String>,
     pub(crate) inputs: Vec<Input>,
     pub(crate) wish: Wish,
+    /// Whether it is to be answered whatever happens, also after its deadline.
+    pub(crate) durable: bool,
     /// The outputs asked for, in order; all of the model's when none are named.
     pub(crate) outputs: Option<Vec<OutputWish>>,
     /// Whether outputs are binary unless they say otherwise.
@@ -56,7 +58,7 @@ pub(crate) enum Given {
 }
 
 /// One output asked for.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct OutputWish {
     pub(crate) name: String,
     pub(crate) binary: bool,
@@ -103,13 +105,14 @@ impl InferRequest {
     /// Reads a request from its JSON and the binary data behind it.
     pub(crate) fn read(json: &[u8], binary: Option<Bytes>, limits: &Limits) -> Result<Self, ApiError> {
         let raw: RawRequest = serde_json::from_slice(json).map_err(|error| not_json(&error))?;
-        let wish = wish(&raw.parameters, limits)?;
+        let (wish, durable) = wish(&raw.parameters, limits)?;
         let binary_outputs = flag(&raw.parameters, "binary_data_output")?.unwrap_or(false);
         let outputs = raw.outputs.filter(|outputs| !outputs.is_empty());
         Ok(Self {
             id: raw.id,
             inputs: read_inputs(raw.inputs, BinaryPart::new(binary), limits)?,
             wish,
+            durable,
             outputs: outputs.map(|outputs| output_wishes(outputs, binary_outputs)).transpose()?,
             binary_outputs,
         })
@@ -125,13 +128,15 @@ fn not_json(error: &serde_json::Error) -> ApiError {
     ApiError::bad(format!("the request is not a valid JSON inference request: {error}; {hint}"))
 }
 
-fn wish(parameters: &Parameters, limits: &Limits) -> Result<Wish, ApiError> {
-    let mut wish = Wish { place: Place::Auto, allowed: limits.deadline };
+/// What the parameters ask for, and whether durably.
+fn wish(parameters: &Parameters, limits: &Limits) -> Result<(Wish, bool), ApiError> {
+    let mut wish = Wish { place: Place::Auto, allowed: limits.deadline, asking: Asking::Now };
+    let mut durable = false;
     for (key, value) in parameters {
         match key.as_str() {
             "hedge.place" => wish.place = place(value)?,
             "hedge.deadline_ms" => wish.allowed = deadline(value, limits)?,
-            "hedge.durable" => durable(value)?,
+            "hedge.durable" => durable = is_durable(value)?,
             "sequence_id" | "sequence_start" | "sequence_end" => {
                 return Err(ApiError::bad(format!(
                     "parameter {key:?}: models here keep no state between requests; omit it"
@@ -146,7 +151,7 @@ fn wish(parameters: &Parameters, limits: &Limits) -> Result<Wish, ApiError> {
             _ => {}
         }
     }
-    Ok(wish)
+    Ok((wish, durable))
 }
 
 fn place(value: &Value) -> Result<Place, ApiError> {
@@ -166,15 +171,8 @@ fn deadline(value: &Value, limits: &Limits) -> Result<Duration, ApiError> {
     }
 }
 
-fn durable(value: &Value) -> Result<(), ApiError> {
-    match value.as_bool() {
-        Some(false) => Ok(()),
-        Some(true) => Err(ApiError::new(
-            axum::http::StatusCode::NOT_IMPLEMENTED,
-            "hedge.durable: this build has no outbox to keep requests in; omit it and retry until answered",
-        )),
-        None => Err(ApiError::bad(format!("hedge.durable is {}; use true or false", shown(value)))),
-    }
+fn is_durable(value: &Value) -> Result<bool, ApiError> {
+    value.as_bool().ok_or_else(|| ApiError::bad(format!("hedge.durable is {}; use true or false", shown(value))))
 }
 
 fn read_inputs(raw: Vec<RawInput>, mut binary: BinaryPart, limits: &Limits) -> Result<Vec<Input>, ApiError> {

@@ -1,12 +1,12 @@
 //! An inference response: from rows' answers to a body.
 //!
-//! Response parameters describe the weakest row (`hedge_agent_core::weakest`), so that a batch never claims more than each of
-//! its rows is worth.
+//! Response parameters describe the weakest row ([`weakest_label`]), so that a batch never claims more than each of its rows is
+//! worth.
 
 use axum::body::Body;
-use axum::http::{HeaderValue, header};
+use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::Response;
-use hedge_agent_core::{Answer, Origin, weakest};
+use hedge_engine::Signature;
 use hedge_tensor::{NamedTensor, Tensor};
 use serde_json::{Map, Value, json};
 
@@ -14,13 +14,16 @@ use super::binary::{HEADER_LENGTH, encode_strings};
 use super::error::ApiError;
 use super::json;
 use super::request::{OutputWish, SOURCE_OUTPUT, STATUS_OUTPUT};
+use crate::answered::{Answered, Label, weakest_label};
 use crate::model::ServedModel;
 
-/// What a response tells beside the outputs.
-pub(crate) struct ResponseFacts<'a> {
-    pub(crate) model: &'a ServedModel,
+/// What was asked, as far as the response repeats it.
+pub(crate) struct Asked<'a> {
+    pub(crate) model: &'a str,
     pub(crate) id: Option<&'a str>,
-    pub(crate) answers: &'a [Answer],
+    /// The outputs asked for; all of the model's when none are named.
+    pub(crate) outputs: Option<&'a [OutputWish]>,
+    pub(crate) binary_outputs: bool,
 }
 
 /// One output on its way out.
@@ -47,44 +50,47 @@ pub(crate) fn check_outputs(model: &ServedModel, wishes: Option<&[OutputWish]>) 
     Ok(())
 }
 
-/// The response: `outputs` are the model's, all rows together.
-pub(crate) fn build(
-    facts: &ResponseFacts<'_>,
-    outputs: &[NamedTensor],
-    wishes: Option<Vec<OutputWish>>,
-    binary_by_default: bool,
-) -> Response {
-    let wishes = wishes.unwrap_or_else(|| {
-        outputs.iter().map(|output| OutputWish { name: output.name.clone(), binary: binary_by_default }).collect()
-    });
+/// The response to a request whose rows were answered so.
+pub(crate) fn build(asked: &Asked<'_>, answers: &[Answered]) -> Result<Response, ApiError> {
+    let outputs = answers.iter().map(|answered| answered.outputs.clone()).collect();
+    let outputs = Signature::join(outputs).map_err(|error| {
+        ApiError::new(
+            StatusCode::INTERNAL_SERVER_ERROR,
+            format!("the rows' outputs do not fit together: {error}; send the rows one by one"),
+        )
+    })?;
+    let all = |binary| outputs.iter().map(move |output| OutputWish { name: output.name.clone(), binary });
+    let wishes = asked.outputs.map_or_else(|| all(asked.binary_outputs).collect(), <[OutputWish]>::to_vec);
     let mut binary = Vec::new();
     let mut any_binary = false;
     let mut listed = Vec::with_capacity(wishes.len());
     for wish in wishes {
-        let Some(output) = find(facts.answers, outputs, &wish.name) else { continue };
+        let Some(output) = find(answers, &outputs, &wish.name) else { continue };
         any_binary |= wish.binary;
         listed.push(describe(&wish, &output, &mut binary));
     }
+    let label = weakest_label(answers);
     let mut head = json!({
-        "model_name": facts.model.settings.name,
-        "model_version": facts.model.version,
-        "parameters": parameters(facts),
+        "model_name": asked.model,
+        "model_version": label.map(|label| label.version.as_str()),
+        "parameters": label.map_or_else(|| json!({}), parameters),
         "outputs": listed,
     });
-    if let Some(id) = facts.id {
+    if let Some(id) = asked.id {
         head["id"] = id.into();
     }
-    respond(head.to_string().into_bytes(), any_binary.then_some(binary))
+    Ok(respond(head.to_string().into_bytes(), any_binary.then_some(binary)))
 }
 
-fn find(answers: &[Answer], outputs: &[NamedTensor], name: &str) -> Option<Output> {
+fn find(answers: &[Answered], outputs: &[NamedTensor], name: &str) -> Option<Output> {
     // A model's own output of the same name comes first.
     if let Some(output) = outputs.iter().find(|output| output.name == name) {
         return Some(Output::Tensor(output.tensor.clone()));
     }
+    let labels = answers.iter().map(|answered| &answered.label);
     match name {
-        SOURCE_OUTPUT => Some(Output::Strings(answers.iter().map(|answer| answer.source.name()).collect())),
-        STATUS_OUTPUT => Some(Output::Strings(answers.iter().map(|answer| answer.status.name()).collect())),
+        SOURCE_OUTPUT => Some(Output::Strings(labels.map(|label| label.source.name()).collect())),
+        STATUS_OUTPUT => Some(Output::Strings(labels.map(|label| label.status.name()).collect())),
         _ => None,
     }
 }
@@ -111,25 +117,19 @@ fn describe(wish: &OutputWish, output: &Output, binary: &mut Vec<u8>) -> Value {
     described
 }
 
-fn parameters(facts: &ResponseFacts<'_>) -> Value {
-    let Some(answer) = weakest(facts.answers) else { return json!({}) };
-    let (digest, device) = match &answer.origin {
-        Origin::Edge { stand_in } => (facts.model.digest, facts.model.device_label(*stand_in).to_owned()),
-        Origin::Cloud { digest, gateway: Some(gateway) } => (*digest, format!("gateway {gateway}")),
-        Origin::Cloud { digest, gateway: None } => (*digest, "gateway".to_owned()),
-    };
+fn parameters(label: &Label) -> Value {
     let mut parameters = Map::new();
     let mut put = |key: &str, value: Value| parameters.insert(format!("hedge.{key}"), value);
-    put("source", answer.source.name().into());
-    put("status", answer.status.name().into());
-    put("reason", answer.reason.name().into());
+    put("source", label.source.name().into());
+    put("status", label.status.name().into());
+    put("reason", label.reason.name().into());
     // Rounded to what an f32 holds, so that the number does not look more precise than it is.
-    let confidence = answer.confidence.and_then(|score| score.to_string().parse::<f64>().ok());
+    let confidence = label.confidence.and_then(|score| score.to_string().parse::<f64>().ok());
     if let Some(confidence) = confidence {
         put("confidence", confidence.into());
     }
-    put("model", digest.to_string().into());
-    put("device", device.into());
+    put("model", label.model.as_str().into());
+    put("device", label.device.as_str().into());
     Value::Object(parameters)
 }
 

@@ -15,9 +15,10 @@ use tokio::sync::Semaphore;
 use super::body::BodyBudget;
 use super::error::ApiError;
 use super::request::Limits;
-use super::{devices, infer, metadata, repository, route};
+use super::{devices, durable, infer, metadata, repository, route};
 use crate::catalog::Catalog;
 use crate::config::Settings;
+use crate::durable::{Durable, NotDurable};
 use crate::model::ServedModel;
 use crate::row::Shared;
 
@@ -25,6 +26,8 @@ use crate::row::Shared;
 pub(crate) struct ApiState {
     pub(crate) models: Arc<Catalog>,
     pub(crate) rows: Arc<Shared>,
+    /// Durable requests, or why there are none.
+    pub(crate) durable: Result<Durable, NotDurable>,
     pub(super) bodies: BodyBudget,
     pub(super) limits: Limits,
     pub(super) max_rows: usize,
@@ -35,11 +38,17 @@ pub(crate) struct ApiState {
 }
 
 impl ApiState {
-    pub(crate) fn new(settings: &Settings, models: Arc<Catalog>, rows: Arc<Shared>) -> Self {
+    pub(crate) fn new(
+        settings: &Settings,
+        models: Arc<Catalog>,
+        rows: Arc<Shared>,
+        durable: Result<Durable, NotDurable>,
+    ) -> Self {
         let bodies = BodyBudget::new(settings.max_body_bytes, settings.max_inflight_body_bytes);
         Self {
             models,
             rows,
+            durable,
             limits: Limits {
                 deadline: settings.deadline,
                 max_deadline: settings.max_deadline,
@@ -106,6 +115,7 @@ pub(crate) fn router(state: Arc<ApiState>) -> Router {
         .route("/v2/repository/models/{name}/unload", post(repository::unload))
         .route("/hedge/v1/devices", get(devices::devices))
         .route("/hedge/v1/models/{name}/route", get(route::route))
+        .route("/hedge/v1/requests/{id}", get(durable::result))
         .route("/metrics", get(metadata::metrics))
         .fallback(unknown_path)
         .method_not_allowed_fallback(wrong_method)

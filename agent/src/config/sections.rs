@@ -1,12 +1,19 @@
 //! The sections of the file with their defaults; what they come to is the parent's.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
+use hedge_agent_core::OutboxSettings;
 use hedge_certify::Score;
 use hedge_config::Secret;
 use serde::Deserialize;
 
-use super::{BudgetSection, RouteSection};
+use super::{BudgetSection, Outbox, RouteSection, SettingsError, require};
+
+/// The most durable requests, or results of them, that may be configured.
+const MAX_DURABLE: usize = 1_000_000;
+/// The longest that they may be configured to be kept.
+const MAX_LIFE_SECS: u64 = 365 * 86_400;
 
 /// `[agent]`
 #[derive(Debug, Clone, Deserialize)]
@@ -121,6 +128,28 @@ pub struct OffloadSection {
     pub retry_after_ms: u64,
 }
 
+/// `[outbox]`
+#[derive(Debug, Clone, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct OutboxSection {
+    /// Whether requests may be durable (`hedge.durable`). Default: true.
+    pub enabled: bool,
+    /// The most rows that wait for their answer, or whose result nobody has fetched. Default 10000.
+    pub max_requests: usize,
+    /// The most bytes of rows that wait; new ones are refused from 80 % of it on. Bytes; default 256 MiB.
+    pub max_bytes: u64,
+    /// The longest that a row waits for the cloud; then it is answered without. Seconds; default 86400 (a day).
+    pub life_secs: u64,
+    /// How long a result is kept. Seconds; default 86400 (a day).
+    pub keep_secs: u64,
+    /// Results that are kept although they were fetched; beyond it the earliest fetched are dropped. Default 10000.
+    pub max_results: usize,
+    /// The most rows that the cloud is asked about at once, 1 to 48. Default 32.
+    pub max_in_flight: usize,
+    /// Space on the disk that is held back, so that what was accepted can be answered when it is full. Bytes; default 16 MiB.
+    pub reserve_bytes: u64,
+}
+
 /// `[[models]]`
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -219,6 +248,49 @@ impl Default for LinkSection {
 impl Default for OffloadSection {
     fn default() -> Self {
         Self { deadline_ms: 1000, max_deadline_ms: 60_000, retry_after_ms: 250 }
+    }
+}
+
+impl Default for OutboxSection {
+    fn default() -> Self {
+        let settings = OutboxSettings::default();
+        Self {
+            enabled: true,
+            max_requests: settings.entries,
+            max_bytes: settings.quota,
+            life_secs: settings.life.as_secs(),
+            keep_secs: settings.keep.as_secs(),
+            max_results: settings.results,
+            max_in_flight: settings.in_flight,
+            reserve_bytes: 16 * 1024 * 1024,
+        }
+    }
+}
+
+impl OutboxSection {
+    pub(super) fn check(&self) -> Result<(), SettingsError> {
+        let requests = (1..=MAX_DURABLE).contains(&self.max_requests);
+        require(requests, "outbox.max_requests", "must be 1 to 1000000; outbox.enabled = false turns it off")?;
+        require(self.max_results <= MAX_DURABLE, "outbox.max_results", "must be at most 1000000")?;
+        require(self.max_bytes >= 1024 * 1024, "outbox.max_bytes", "must be at least 1048576")?;
+        let year = |secs| (1..=MAX_LIFE_SECS).contains(&secs);
+        require(year(self.life_secs), "outbox.life_secs", "must be 1 to 31536000 (a year)")?;
+        require(year(self.keep_secs), "outbox.keep_secs", "must be 1 to 31536000 (a year)")?;
+        // The link has 50 messages in flight; requests that somebody waits for need some of them.
+        require((1..=48).contains(&self.max_in_flight), "outbox.max_in_flight", "must be 1 to 48")
+    }
+
+    pub(super) fn settings(&self) -> Outbox {
+        let settings = OutboxSettings {
+            entries: self.max_requests,
+            quota: self.max_bytes,
+            life: Duration::from_secs(self.life_secs),
+            keep: Duration::from_secs(self.keep_secs),
+            results: self.max_results,
+            in_flight: self.max_in_flight,
+            ..OutboxSettings::default()
+        };
+        Outbox { settings, reserve_bytes: self.reserve_bytes }
     }
 }
 

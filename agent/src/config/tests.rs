@@ -57,6 +57,7 @@ fn the_example_names_every_key() {
             "link",
             "offload",
             "audits",
+            "outbox",
             "log",
             "repository",
             "models",

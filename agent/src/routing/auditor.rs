@@ -199,7 +199,7 @@ impl Standing {
 
 async fn ask(cloud: &Arc<Cloud>, question: &Question) -> Outcome {
     let id = RequestId::from_uuid(uuid::Uuid::now_v7());
-    let mut waiting = cloud.enter(id);
+    let mut asked = cloud.question(id);
     let query = Query {
         id,
         model: question.model.settings.cloud_model.clone(),
@@ -210,18 +210,29 @@ async fn ask(cloud: &Arc<Cloud>, question: &Question) -> Outcome {
         inputs: question.leased.audit.inputs.clone(),
         purpose: Purpose::Audit,
     };
-    match cloud.publish(&query, PATIENCE) {
-        Ok(()) => {}
-        Err(NotSent::TooLarge) => return Outcome::Never,
-        // The link's state says when to go on; the question is not to blame.
-        Err(NotSent::Down | NotSent::QueueFull) => return Outcome::Later(Some(FIRST_PAUSE)),
+    if let Err(why) = asked.ask(query, PATIENCE) {
+        return not_sent(why);
     }
-    match timeout(PATIENCE, waiting.next()).await {
-        Err(_) => Outcome::Later(None),
-        Ok(CloudEvent::NoSubscribers | CloudEvent::LinkDown | CloudEvent::Rejected) => {
-            Outcome::Later(Some(FIRST_PAUSE))
+    let outcome = async {
+        loop {
+            match asked.next().await {
+                CloudEvent::Delivered => {}
+                CloudEvent::NotSent(why) => return not_sent(why),
+                CloudEvent::NoSubscribers | CloudEvent::LinkDown | CloudEvent::Rejected => {
+                    return Outcome::Later(Some(FIRST_PAUSE));
+                }
+                CloudEvent::Reply(reply) => return heard(question, reply),
+            }
         }
-        Ok(CloudEvent::Reply(reply)) => heard(question, reply),
+    };
+    timeout(PATIENCE, outcome).await.unwrap_or(Outcome::Later(None))
+}
+
+fn not_sent(why: NotSent) -> Outcome {
+    match why {
+        NotSent::TooLarge => Outcome::Never,
+        // The link's state says when to go on; the question is not to blame.
+        NotSent::Down | NotSent::QueueFull => Outcome::Later(Some(FIRST_PAUSE)),
     }
 }
 

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
 
 use hedge_agent_core::route::PhaseName;
-use hedge_agent_core::{Answer, Place, Reason, Source, Status};
+use hedge_agent_core::{Answer, Asking, Place, Reason, Source, Status};
 use hedge_agent_spool::{State, StateConfig};
 use hedge_certify::{
     Certificate, Contract, Fingerprint, Grid, Issue, Labelled, Scoring, Spending, Subject, Target, Window,
@@ -157,7 +157,7 @@ impl Scene {
     }
 
     async fn ask_about(&self, values: [f32; 2]) -> Answer {
-        let wish = Wish { place: Place::Auto, allowed: PATIENCE };
+        let wish = Wish { place: Place::Auto, allowed: PATIENCE, asking: Asking::Now };
         let input = NamedTensor::new("x", Tensor::from_slice(&[1, 2], &values).unwrap());
         RowTask::start(&self.shared, &self.model(), vec![input], wish, Instant::now()).finish().await.unwrap()
     }
@@ -339,7 +339,7 @@ async fn another_model_under_the_name_voids_the_certificate_and_the_old_one_cert
     let summary = scene.model().route.summary();
     assert!(summary.to_string().contains("void: certified for edge bundle"), "{summary}");
     assert!(summary["requests"].as_u64().unwrap() >= 85, "the route goes on counting: {summary}");
-    let wish = Wish { place: Place::Auto, allowed: PATIENCE };
+    let wish = Wish { place: Place::Auto, allowed: PATIENCE, asking: Asking::Now };
     let input = NamedTensor::new("x", Tensor::from_slice(&[1, 2], &[9.0_f32, 0.3]).unwrap());
     let late = RowTask::start(&scene.shared, &old, vec![input], wish, Instant::now()).finish().await.unwrap();
     assert_eq!((late.status, late.reason), (Status::Cloud, Reason::NoCertificate), "a row that the old one had begun");

@@ -79,7 +79,7 @@ fn logits(values: &[f32]) -> Vec<NamedTensor> {
 
 impl Scene {
     fn start(&self, values: [f32; 2], allowed: Duration) -> tokio::task::JoinHandle<Result<Answer, Failure>> {
-        let wish = Wish { place: Place::Auto, allowed };
+        let wish = Wish { place: Place::Auto, allowed, asking: Asking::Now };
         let task = RowTask::start(&self.shared, &self.model, row(values), wish, Instant::now());
         tokio::spawn(task.finish())
     }

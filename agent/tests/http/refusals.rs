@@ -53,7 +53,7 @@ async fn each_malformed_request_is_told_what_and_which_and_the_next_one_is_answe
 async fn a_wish_that_cannot_be_met_is_refused() {
     let scene = scene().await;
     for (key, value, status, says) in [
-        ("hedge.durable", json!(true), 501, "no outbox"),
+        ("hedge.durable", json!("yes"), 400, "true or false"),
         ("hedge.deadline_ms", json!(0), 400, "from 1 to 60000"),
         ("hedge.place", json!("moon"), 400, "\"auto\", \"edge\" or \"cloud\""),
         ("hedge.plaice", json!("edge"), 400, "is unknown"),

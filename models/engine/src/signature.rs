@@ -204,7 +204,7 @@ impl Signature {
 
     /// Puts samples' tensors (all with the same names in the same order) on one another: the inverse of
     /// [`Signature::split`].
-    pub fn join(&self, rows: Vec<Vec<NamedTensor>>) -> Result<Vec<NamedTensor>, TensorError> {
+    pub fn join(rows: Vec<Vec<NamedTensor>>) -> Result<Vec<NamedTensor>, TensorError> {
         let mut rows = rows;
         if rows.len() == 1 {
             return Ok(rows.remove(0));
@@ -275,7 +275,7 @@ mod tests {
         let rows = signature().split(request(3, 3)).unwrap();
         assert_eq!(rows.len(), 3);
         assert_eq!(rows[2].iter().map(|input| input.name.as_str()).collect::<Vec<_>>(), ["a", "b"]);
-        assert_eq!(signature().join(rows).unwrap()[0].tensor.shape(), [3, 2]);
+        assert_eq!(Signature::join(rows).unwrap()[0].tensor.shape(), [3, 2]);
     }
 
     #[test]

@@ -78,6 +78,8 @@ pub enum OutboxEvent<A> {
     Fetched(RequestId),
     /// The time asked for by [`OutboxAction::WakeAt`] has come.
     Timer,
+    /// The process is about to end in order: nothing is begun any more; what comes to an end still counts.
+    Stop,
 }
 
 /// What became of an execution.

@@ -27,6 +27,7 @@ impl<A: Clone> Outbox<A> {
             OutboxEvent::CloudDown => self.cloud_down(now, actions),
             // Time acts with every event.
             OutboxEvent::Timer => {}
+            OutboxEvent::Stop => self.stop(now, actions),
             OutboxEvent::Unreadable(id) => self.end(id, Ending::Damaged, now, actions),
             OutboxEvent::Verdict { id, answer } => self.end(id, Ending::Answered(answer), now, actions),
             OutboxEvent::Ran { id, ran } => {
@@ -85,19 +86,7 @@ impl<A: Clone> Outbox<A> {
             (Some(_), Some(entry)) => Ok(entry.is_accepted().then_some(OutboxAction::Accepted(id))),
             (Some(_), None) => Ok(Some(OutboxAction::Known(id))),
             (None, _) if self.results.standing(&id) == super::Standing::Gone => Err(NotAccepted::Gone),
-            (None, _) => self.room_for(bytes).map(|()| None),
-        }
-    }
-
-    fn room_for(&self, bytes: u64) -> Result<(), NotAccepted> {
-        let (held, limit) = (self.entries.len() + self.results.unfetched(), self.settings.entries);
-        if held >= limit {
-            return Err(NotAccepted::TooMany { held, limit });
-        }
-        let limit = self.settings.refuse_from();
-        match self.bytes.saturating_add(bytes) > limit {
-            true => Err(NotAccepted::TooLarge { held: self.bytes, limit }),
-            false => Ok(()),
+            (None, _) => self.room_for(1, bytes).map(|()| None),
         }
     }
 
@@ -108,6 +97,7 @@ impl<A: Clone> Outbox<A> {
             Stage::Accepting { write: own, start } if own == write => {
                 actions.push(OutboxAction::Accepted(entry.id));
                 match start {
+                    true if self.stopping => self.not_begun(seq, now, actions),
                     true => self.execute(seq, actions),
                     false => self.change(seq, |entry| entry.stage = Stage::Turn),
                 }
@@ -159,7 +149,9 @@ impl<A: Clone> Outbox<A> {
             }
             Ran::Again => {
                 // Nothing was executed, so nothing is proved: a suspect stays one.
-                self.take_back(seq, now, actions);
+                if !self.stopping {
+                    self.take_back(seq, now, actions);
+                }
                 self.wait(seq, Duration::ZERO, now);
             }
         }
@@ -210,6 +202,18 @@ impl<A: Clone> Outbox<A> {
         for seq in self.all(|entry| matches!(entry.stage, Stage::Sent { .. })) {
             self.prove(seq, now, actions);
             self.change(seq, |entry| entry.stage = Stage::Waiting { due: None });
+        }
+    }
+
+    /// What was begun is not held against the requests: the process ends, and they are not to blame.
+    fn stop(&mut self, now: Duration, actions: &mut Vec<OutboxAction<A>>) {
+        self.stopping = true;
+        for seq in self.all(|entry| matches!(entry.stage, Stage::Starting { .. })) {
+            self.not_begun(seq, now, actions);
+        }
+        let begun = |entry: &Entry<A>| !entry.proved && matches!(entry.stage, Stage::Running | Stage::Sent { .. });
+        for seq in self.all(begun) {
+            self.take_back(seq, now, actions);
         }
     }
 

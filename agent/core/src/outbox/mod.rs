@@ -98,6 +98,8 @@ pub struct Outbox<A> {
     results: Results,
     /// Whether the cloud may be asked.
     up: bool,
+    /// Whether the process is to end: nothing is begun any more.
+    stopping: bool,
     /// The time last asked for.
     wake: Option<Duration>,
 }
@@ -121,6 +123,7 @@ impl<A: Clone> Outbox<A> {
             timers: BTreeSet::new(),
             results: Results::default(),
             up: false,
+            stopping: false,
             wake: None,
         }
     }
@@ -140,6 +143,24 @@ impl<A: Clone> Outbox<A> {
             Some(true) => Standing::Waiting,
             Some(false) => Standing::Accepting,
             None => self.results.standing(id),
+        }
+    }
+
+    /// Whether so many more requests, with so many bytes of payload, would be accepted now. To hand in some only for others of
+    /// them to be refused is work for nothing.
+    ///
+    /// # Errors
+    ///
+    /// What they would be refused for.
+    pub fn room_for(&self, requests: usize, bytes: u64) -> Result<(), NotAccepted> {
+        let (held, limit) = (self.entries.len() + self.results.unfetched(), self.settings.entries);
+        if held.saturating_add(requests) > limit {
+            return Err(NotAccepted::TooMany { held, limit });
+        }
+        let limit = self.settings.refuse_from();
+        match self.bytes.saturating_add(bytes) > limit {
+            true => Err(NotAccepted::TooLarge { held: self.bytes, limit }),
+            false => Ok(()),
         }
     }
 

@@ -380,6 +380,40 @@ fn the_result_of_an_earlier_process_is_known_and_not_found_out_again() {
     assert_eq!(bench.outbox.results(), (0, 1));
 }
 
+#[test]
+fn a_process_that_ends_in_order_holds_nothing_against_what_it_had_begun() {
+    let mut bench = Bench::new(OutboxSettings { running: 2, ..OutboxSettings::default() });
+    for number in 1..=3 {
+        bench.accept(number);
+    }
+    assert_eq!(bench.keep(), "accepted 1, execute 1 Routed");
+    assert_eq!(bench.on(OutboxEvent::Stop), "note update 1 attempts 0");
+    assert_eq!(bench.keep(), "accepted 2, note update 2 attempts 0", "its insertion had counted an attempt");
+    assert_eq!(bench.keep(), "accepted 3");
+    assert_eq!(bench.accept(4), "persist insert 4 attempts 0");
+    let ended = bench.on(OutboxEvent::Ran { id: id(1), ran: Ran::Final("edge") });
+    assert_eq!(ended, r#"persist finish 1 Answered("edge")"#, "what comes to an end still counts");
+}
+
+#[test]
+fn an_attempt_that_is_being_written_when_the_process_ends_is_taken_back_and_not_made() {
+    let (mut bench, _) = Bench::restored(vec![Saved::Entry(head(1, 1, true))]);
+    bench.on(OutboxEvent::CloudUp);
+    assert_eq!(bench.wait(200).on(OutboxEvent::Timer), "persist update 1 attempts 2 placed");
+    assert_eq!(bench.on(OutboxEvent::Stop), "note update 1 attempts 1 placed");
+    assert_eq!(bench.keep(), "");
+}
+
+#[test]
+fn whether_several_requests_have_room_is_known_before_any_is_handed_in() {
+    let settings = OutboxSettings { entries: 3, quota: 125, ..OutboxSettings::default() };
+    let mut bench = Bench::new(settings);
+    bench.accept(1);
+    assert_eq!(bench.outbox.room_for(2, 90), Ok(()));
+    assert_eq!(bench.outbox.room_for(3, 30), Err(NotAccepted::TooMany { held: 1, limit: 3 }));
+    assert_eq!(bench.outbox.room_for(1, 91), Err(NotAccepted::TooLarge { held: 10, limit: 100 }));
+}
+
 /// The simulator found that no room was taken for proof, so that a suspect killed a third process.
 #[test]
 fn a_suspect_that_finds_no_room_stays_one() {

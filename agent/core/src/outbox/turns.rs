@@ -12,6 +12,9 @@ const LEAST_USEFUL: Duration = Duration::from_millis(1);
 
 impl<A: Clone> Outbox<A> {
     pub(super) fn take_turns(&mut self, now: Duration, actions: &mut Vec<OutboxAction<A>>) {
+        if self.stopping {
+            return;
+        }
         while let Some(seq) = self.next_turn() {
             self.begin(seq, now, actions);
         }
@@ -20,7 +23,7 @@ impl<A: Clone> Outbox<A> {
     /// Whether an execution may begin at once, without waiting for a turn.
     pub(super) fn has_room_to_execute(&self) -> bool {
         let first = self.first(Turn::Execution).is_none();
-        first && self.load.running < self.settings.running && !self.holds_back()
+        first && self.load.running < self.settings.running && !self.holds_back() && !self.stopping
     }
 
     fn next_turn(&self) -> Option<Seq> {
@@ -90,7 +93,7 @@ impl<A: Clone> Outbox<A> {
     }
 
     /// The attempt that was written down did not take place.
-    fn not_begun(&mut self, seq: Seq, now: Duration, actions: &mut Vec<OutboxAction<A>>) {
+    pub(super) fn not_begun(&mut self, seq: Seq, now: Duration, actions: &mut Vec<OutboxAction<A>>) {
         self.take_back(seq, now, actions);
         self.change(seq, |entry| entry.stage = Stage::Waiting { due: None });
     }

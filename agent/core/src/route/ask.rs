@@ -19,8 +19,8 @@ pub struct Ask {
     pub stand_in: bool,
     /// Whether an offload could be sent now, or why not.
     pub may_offload: Result<(), Reason>,
-    /// What is left until the deadline.
-    pub time_left: Duration,
+    /// What is left until the deadline; none for who waits for as long as it takes, also for a cloud that fails at the moment.
+    pub time_left: Option<Duration>,
 }
 
 /// What becomes of a row.

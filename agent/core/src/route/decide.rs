@@ -145,7 +145,8 @@ impl Router {
             return Err(Reason::NeverOffload);
         }
         ask.may_offload?;
-        if ask.time_left.is_zero() || self.state.round_trip.p95(now).is_some_and(|p95| p95 > ask.time_left) {
+        let p95 = self.state.round_trip.p95(now);
+        if ask.time_left.is_some_and(|left| left.is_zero() || p95.is_some_and(|p95| p95 > left)) {
             return Err(Reason::Deadline);
         }
         let budget = &self.state.budget;
@@ -156,7 +157,10 @@ impl Router {
         if !affordable {
             return Err(Reason::OverBudget);
         }
-        self.state.breaker.admit(now)
+        match ask.time_left {
+            Some(_) => self.state.breaker.admit(now),
+            None => Ok(()),
+        }
     }
 
     /// Without labels to go by, half of what the score leaves open.

@@ -44,7 +44,7 @@ fn row(coins: &mut Coins, drifted: bool) -> PoolRow {
 }
 
 fn ask(features: Features) -> Ask {
-    let time_left = Duration::from_secs(1);
+    let time_left = Some(Duration::from_secs(1));
     Ask { features: Some(features), place: Place::Auto, stand_in: false, may_offload: Ok(()), time_left }
 }
 
@@ -409,14 +409,16 @@ fn a_deadline_that_the_cloud_would_miss_and_a_row_of_failures_cost_the_status() 
     for _ in 0..64 {
         bench.tell(RouteEvent::Heard { outcome: Ok(()), waited: Duration::from_millis(200) });
     }
-    let hurried = Ask { time_left: Duration::from_millis(199), ..ask(score(0.0)) };
+    let hurried = Ask { time_left: Some(Duration::from_millis(199)), ..ask(score(0.0)) };
     assert_eq!(bench.decide(&hurried), local(Status::Uncertified, Reason::Deadline));
-    let patient = Ask { time_left: Duration::from_millis(200), ..hurried };
+    let patient = Ask { time_left: Some(Duration::from_millis(200)), ..hurried };
     assert!(matches!(bench.decide(&patient), Decision::Offload { .. }));
     for _ in 0..5 {
         bench.tell(RouteEvent::Heard { outcome: Err(Reason::CloudBusy), waited: Duration::from_millis(9) });
     }
     assert_eq!(bench.decide(&patient), local(Status::Uncertified, Reason::CloudBusy));
+    let durable = Ask { time_left: None, ..patient };
+    assert!(matches!(bench.decide(&durable), Decision::Offload { .. }), "it waits until the cloud is well again");
     bench.now += Duration::from_secs(1);
     assert!(matches!(bench.decide(&patient), Decision::Offload { .. }), "the probe");
     assert_eq!(bench.decide(&patient), local(Status::Uncertified, Reason::CloudBusy), "only one");
@@ -495,7 +497,7 @@ fn any_ask(random: &mut Coins, features: Features) -> Ask {
         place: if random.throw() < 0.05 { Place::Edge } else { Place::Auto },
         stand_in: random.throw() < 0.03,
         may_offload: if random.throw() < 0.05 { Err(Reason::LinkDown) } else { Ok(()) },
-        time_left: Duration::from_millis((random.throw() * 2000.0) as u64),
+        time_left: Some(Duration::from_millis((random.throw() * 2000.0) as u64)),
     }
 }
 

@@ -33,6 +33,18 @@ pub enum Offload {
     Never,
 }
 
+/// Who asks the cloud about a row, where it is to answer.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Asking {
+    /// The row itself, at once; without a reply by its deadline it goes without.
+    #[default]
+    Now,
+    /// The outbox, when it can: the row leaves ([`Action::Leave`]), whatever link and gateways do at the moment.
+    Later,
+    /// Nobody: the outbox has, and for this reason there is no answer.
+    Never(Reason),
+}
+
 /// What is decided about a row before it starts.
 #[derive(Clone, Debug)]
 pub struct RowPolicy {
@@ -42,6 +54,8 @@ pub struct RowPolicy {
     pub offload: Offload,
     /// The cloud model to ask.
     pub cloud_model: ModelId,
+    /// Who asks it.
+    pub asking: Asking,
 }
 
 /// The row's times; all are counted from the same fixed moment.
@@ -97,7 +111,7 @@ pub enum NotSent {
     Down,
     /// Too many messages wait.
     QueueFull,
-    /// It is larger than a message may be.
+    /// It is larger than what may be sent, also in parts.
     TooLarge,
 }
 
@@ -147,6 +161,15 @@ pub enum Event {
     Refused(Refusal),
     /// The time asked for by [`Action::WakeAt`] has come, or a deadline may have.
     Timer,
+}
+
+/// What has to be known when the cloud's answer to a row comes that has left.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Left {
+    /// Why the cloud answers.
+    pub why: Reason,
+    /// The local result that the answer is a label for, where it is one.
+    pub label: Option<(Ticket, LocalResult)>,
 }
 
 /// What the caller has to do.
@@ -208,4 +231,6 @@ pub enum Action {
     WakeAt(Duration),
     /// The end.
     Finish(Result<Answer, Failure>),
+    /// The end here: the cloud is to answer, and the outbox asks it.
+    Leave(Left),
 }

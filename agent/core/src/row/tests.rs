@@ -95,7 +95,11 @@ struct Bench {
 
 impl Bench {
     fn new(place: Place, offload: Offload, view: CloudView) -> Self {
-        let policy = RowPolicy { place, offload, cloud_model: digits() };
+        Self::asking(Asking::Now, place, offload, view)
+    }
+
+    fn asking(asking: Asking, place: Place, offload: Offload, view: CloudView) -> Self {
+        let policy = RowPolicy { place, offload, cloud_model: digits(), asking };
         let timing = Timing { arrived: ms(500), allowed: ALLOWED, retry_after: RETRY_AFTER, jitter: 0.5 };
         let row = Row::new(policy, timing);
         Self { row, router: router(offload), forced: None, view, now: ms(500), done: Vec::new() }
@@ -578,4 +582,39 @@ fn a_verdict_asked_for_as_a_label_is_one_and_the_router_hears_how_long_it_took()
     cut.answered(Source::Edge, Status::Uncertified, Reason::LinkDown);
     assert!(cut.done.contains(&Action::Heard { outcome: Err(Reason::LinkDown), waited: ms(9) }));
     assert!(!cut.done.iter().any(|action| matches!(action, Action::Label { .. })));
+}
+
+#[test]
+fn a_row_of_the_outbox_leaves_where_the_cloud_is_to_answer_whatever_the_link_does() {
+    let later = |place, view| Bench::asking(Asking::Later, place, Offload::Auto, view);
+    let left = |bench: Bench| match bench.done.last() {
+        Some(Action::Leave(left)) => {
+            assert!(bench.row.is_done() && bench.ends().is_empty() && bench.publishes().is_empty());
+            left.clone()
+        }
+        other => panic!("it did not leave: {other:?}"),
+    };
+    let unlabelled = |why| Left { why, label: None };
+    assert_eq!(left(later(Place::Auto, offline()).ran(unsure())), unlabelled(Reason::BelowThreshold));
+    let asked = later(Place::Cloud, offline()).give(Event::Arrived).give(miss());
+    assert_eq!(left(asked), unlabelled(Reason::Caller));
+    let alarm = Decision::Offload { reason: Reason::Alarm, label: Some(ticket()) };
+    let labelled = later(Place::Auto, offline()).deciding(alarm).ran(sure());
+    assert_eq!(left(labelled), Left { why: Reason::Alarm, label: Some((ticket(), sure())) });
+    let fault = Event::Ran(Err(LocalFailure::Fault("lost the device".into())));
+    let helped = later(Place::Auto, offline()).give(Event::Arrived).give(miss()).give(fault);
+    assert_eq!(left(helped), unlabelled(Reason::DeviceFault));
+
+    later(Place::Auto, offline()).ran(sure()).answered(Source::Edge, Status::Uncertified, Reason::NoCertificate);
+    later(Place::Auto, CloudView::new(false)).ran(unsure()).answered_locally(Reason::NoGateway);
+    let nobody = later(Place::Cloud, CloudView::new(false)).give(Event::Arrived);
+    assert_eq!(nobody.failure(), &Failure::NoCloud(Reason::NoGateway));
+}
+
+#[test]
+fn a_row_that_the_cloud_will_not_answer_is_answered_locally_and_says_why() {
+    let never = |place| Bench::asking(Asking::Never(Reason::CloudRefused), place, Offload::Auto, online());
+    never(Place::Auto).ran(unsure()).answered_locally(Reason::CloudRefused);
+    let asked = never(Place::Cloud).give(Event::Arrived);
+    assert_eq!(asked.failure(), &Failure::NoCloud(Reason::CloudRefused));
 }

@@ -77,6 +77,7 @@ fn a_plain_request_gets_the_defaults() {
 fn the_callers_wish_is_read_from_the_parameters() {
     let parameters = json!({ "hedge.place": "cloud", "hedge.deadline_ms": 50, "hedge.durable": false, "priority": 3 });
     let request = read(&with("parameters", parameters)).unwrap();
+    assert!(!request.durable && read(&with_parameter("hedge.durable", json!(true))).unwrap().durable);
     assert_eq!((request.wish.place, request.wish.allowed), (Place::Cloud, Duration::from_millis(50)));
 }
 
@@ -89,7 +90,6 @@ fn a_wish_that_makes_no_sense_is_refused() {
         refused(&with_parameter("hedge.deadline_ms", deadline), bad, "from 1 to 5000");
     }
     refused(&with_parameter("hedge.durable", json!("yes")), bad, "true or false");
-    refused(&with_parameter("hedge.durable", json!(true)), StatusCode::NOT_IMPLEMENTED, "no outbox");
     refused(&with_parameter("hedge.dedline_ms", json!(5)), bad, "\"hedge.deadline_ms\"");
     refused(&with_parameter("sequence_id", json!(7)), bad, "no state between requests");
     refused(&with_parameter("binary_data_output", json!("yes")), bad, "true or false");

@@ -132,7 +132,7 @@ impl Device {
             place: Place::Auto,
             stand_in: false,
             may_offload: Ok(()),
-            time_left: Duration::from_secs(1),
+            time_left: Some(Duration::from_secs(1)),
         };
         let decision = self.router.decide(&ask, BYTES, self.now);
         let outcome = self.judge(decision, &row);
