@@ -3,6 +3,7 @@
 use std::fmt::Write as _;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::Duration;
 
 use tempfile::TempDir;
@@ -34,6 +35,10 @@ pub struct AgentSetup {
     pub cache: bool,
     /// Further models, which never leave the device.
     pub more_models: Vec<(String, PathBuf)>,
+    /// Further models, all of whose rows go to the cloud.
+    pub offloaded: Vec<(String, PathBuf)>,
+    /// What runs the agent, with its arguments before the agent's own; none: it runs by itself.
+    pub program: Vec<String>,
     /// Further TOML, before the models.
     pub more: String,
     /// Further TOML of the bundled edge model, such as its `[models.route]`.
@@ -71,6 +76,8 @@ impl Default for AgentSetup {
             threshold: None,
             cache: true,
             more_models: Vec::new(),
+            offloaded: Vec::new(),
+            program: Vec::new(),
             more: String::new(),
             route: String::new(),
         }
@@ -85,10 +92,39 @@ impl AgentSetup {
     /// If it does not become ready.
     #[must_use]
     pub fn start(&self) -> Agent {
+        self.launch(self.prepare())
+    }
+
+    /// A folder with the configuration, whose state will lie in `state`.
+    ///
+    /// # Panics
+    ///
+    /// If there is no room for it.
+    #[must_use]
+    pub fn prepare(&self) -> TempDir {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let config = folder.path().join(AGENT_TOML);
         std::fs::write(&config, self.toml(&folder.path().join("state"))).expect("a temporary folder can be written");
-        Agent::launch(folder)
+        folder
+    }
+
+    /// Starts the agent in a folder that was prepared, and waits until it is ready.
+    ///
+    /// # Panics
+    ///
+    /// If it does not become ready.
+    #[must_use]
+    pub fn launch(&self, folder: TempDir) -> Agent {
+        let mut agent = match self.program.split_first() {
+            Some((program, arguments)) => {
+                let mut command = command(Path::new(program));
+                command.args(arguments).arg(&binaries().agent);
+                command
+            }
+            None => command(&binaries().agent),
+        };
+        agent.arg("--config").arg(folder.path().join(AGENT_TOML));
+        Agent::launch(agent, folder)
     }
 
     fn toml(&self, state: &Path) -> String {
@@ -116,6 +152,9 @@ impl AgentSetup {
         for (name, path) in &self.more_models {
             let _ = writeln!(text, "\n[[models]]\nname = {name:?}\npath = {path:?}\noffload = \"never\"");
         }
+        for (name, path) in &self.offloaded {
+            let _ = writeln!(text, "\n[[models]]\nname = {name:?}\npath = {path:?}\nthreshold = 1.0");
+        }
         text
     }
 }
@@ -130,11 +169,13 @@ impl Agent {
     pub fn restart(self) -> Self {
         let Self { mut program, folder, .. } = self;
         program.kill();
-        Self::launch(folder)
+        let mut agent = command(&binaries().agent);
+        agent.arg("--config").arg(folder.path().join(AGENT_TOML));
+        Self::launch(agent, folder)
     }
 
-    fn launch(folder: TempDir) -> Self {
-        let mut program = launch(&binaries().agent, "agent", &folder.path().join(AGENT_TOML));
+    fn launch(agent: Command, folder: TempDir) -> Self {
+        let mut program = Program::start("agent", agent);
         let address = program.wait_for_field("listening", "address", START_LIMIT).parse().expect("an address");
         wait_for("the agent is ready", START_LIMIT, || {
             Client::new(address).get("/v2/health/ready").ok().filter(|response| response.status == 200)
@@ -187,6 +228,16 @@ impl Gateway {
     #[must_use]
     pub fn start_with(id: &str, broker: &str, engine: &str) -> Self {
         Self::configure(id, broker, ("", engine, ""))
+    }
+
+    /// As [`Gateway::start`], with a further model.
+    ///
+    /// # Panics
+    ///
+    /// As [`Gateway::start`].
+    #[must_use]
+    pub fn start_serving(id: &str, broker: &str, name: &str, path: &Path) -> Self {
+        Self::configure(id, broker, ("", "", &format!("\n[[models]]\nname = {name:?}\npath = {path:?}")))
     }
 
     /// As [`Gateway::start`], with a state folder and a `[models.route]` of these lines, by which it pools.
@@ -259,10 +310,4 @@ impl Gateway {
 pub fn metric(address: SocketAddr, name: &str) -> Option<f64> {
     let text = Client::new(address).get("/metrics").ok()?.text();
     text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')?.trim().parse().ok())
-}
-
-fn launch(binary: &Path, name: &str, config: &Path) -> Program {
-    let mut daemon = command(binary);
-    daemon.arg("--config").arg(config);
-    Program::start(name, daemon)
 }

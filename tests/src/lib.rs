@@ -9,12 +9,17 @@ pub mod binaries;
 pub mod broker;
 pub mod daemons;
 pub mod digits;
+pub mod durable;
 pub mod http;
 pub mod needs;
 pub mod npy;
+#[cfg(target_os = "linux")]
+pub mod process;
 pub mod program;
+pub mod proxy;
 pub mod python;
 
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -25,6 +30,23 @@ const POLL: Duration = Duration::from_millis(10);
 #[must_use]
 pub fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the package is a folder of the repository").to_owned()
+}
+
+/// Tells the figures of a long run, past libtest's capture: whoever asks for it wants them.
+pub fn say(text: &str) {
+    // A closed standard error leaves nobody to tell.
+    let _ = writeln!(std::io::stderr().lock(), "{text}");
+}
+
+/// A number that a variable of the environment may give, which makes a run a long one.
+///
+/// # Panics
+///
+/// If it is there and no number.
+#[must_use]
+pub fn asked(variable: &str) -> Option<usize> {
+    let asked = std::env::var(variable).ok()?;
+    Some(asked.parse().unwrap_or_else(|_| panic!("{variable} is {asked:?}, not a number")))
 }
 
 /// Asks `probe` until it gives something.

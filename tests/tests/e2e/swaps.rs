@@ -3,8 +3,6 @@
 //!
 //! `HEDGE_SWAPS=1000 cargo test --workspace --test e2e swaps` is the long run; `docs/performance.md` has its figures.
 
-use std::fmt;
-use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -14,8 +12,9 @@ use hedge_tests::daemons::{Agent, AgentSetup};
 use hedge_tests::digits::{self, SIDE};
 use hedge_tests::http::Client;
 use hedge_tests::npy::Array;
+use hedge_tests::process::Held;
 use hedge_tests::program::command;
-use hedge_tests::wait_for;
+use hedge_tests::{say, wait_for};
 use serde_json::Value;
 
 /// How many swaps, where `HEDGE_SWAPS` does not say.
@@ -50,14 +49,6 @@ struct Bundle {
     digest: String,
     /// One for each image.
     answers: Vec<Vec<f64>>,
-}
-
-/// What a process holds.
-#[derive(Clone, Copy)]
-struct Held {
-    resident_kib: u64,
-    threads: usize,
-    files: usize,
 }
 
 /// What clients and the one who swaps share.
@@ -213,27 +204,6 @@ impl Bundle {
     }
 }
 
-impl Held {
-    /// As Linux tells it in `/proc`.
-    fn by(process: u32) -> Self {
-        let folder = PathBuf::from(format!("/proc/{process}"));
-        let status = std::fs::read_to_string(folder.join("status")).expect("the process runs");
-        let number = |name: &str| -> u64 {
-            let line = status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
-            let number = line.and_then(|line| line.split_whitespace().next()?.parse().ok());
-            number.unwrap_or_else(|| panic!("no {name} in {status}"))
-        };
-        let files = std::fs::read_dir(folder.join("fd")).expect("the process is ours").count();
-        Self { resident_kib: number("VmRSS"), threads: number("Threads") as usize, files }
-    }
-}
-
-impl fmt::Display for Held {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} KiB resident, {} threads, {} files", self.resident_kib, self.threads, self.files)
-    }
-}
-
 impl Run {
     fn count(&self) -> usize {
         self.answered.iter().map(|count| count.load(Ordering::Relaxed)).sum()
@@ -258,9 +228,4 @@ fn succeeded(run: &mut std::process::Command) -> Vec<u8> {
     let output = run.output().expect("hedge starts");
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     output.stdout
-}
-
-/// Past libtest's capture: whoever asks for the long run wants its figures.
-fn say(text: &str) {
-    let _ = writeln!(std::io::stderr().lock(), "{text}");
 }
