@@ -105,6 +105,7 @@ happenings! {
     GatewayPowerCuts = "gateways that lost power",
     GatewayDrains = "gateways drained",
     DeviceKills = "device processes killed",
+    DeviceStops = "device processes stopped in order",
     PowerCuts = "devices that lost power",
     PoisonDeaths = "processes killed by a poisonous request",
     WritesLost = "writes lost by a power cut",

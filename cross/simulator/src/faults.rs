@@ -23,6 +23,7 @@ pub(crate) enum Fault {
     /// What a KiB takes from now on.
     Slow(Client, Option<Duration>),
     Kill(u16, Death),
+    Stop(u16),
     FillDisk(u16),
     FreeDisk(u16),
     Revoke(u16),
@@ -86,6 +87,9 @@ impl Planner<'_> {
     fn device(&mut self, device: u16, faults: &super::weather::Faults) {
         for at in self.times(faults.kills) {
             self.push(at, Fault::Kill(device, Death::Killed { by: None }));
+        }
+        for at in self.times(faults.stops) {
+            self.push(at, Fault::Stop(device));
         }
         for at in self.times(faults.power_cuts) {
             self.push(at, Fault::Kill(device, Death::Power));
@@ -157,6 +161,7 @@ impl World {
                 self.shared.net.path(client).slow = kib;
             }
             Fault::Kill(device, death) => self.devices[usize::from(device)].kill(death, &mut self.shared),
+            Fault::Stop(device) => self.devices[usize::from(device)].stop(&mut self.shared),
             Fault::FillDisk(device) => self.devices[usize::from(device)].host.disk_is_full = true,
             Fault::FreeDisk(device) => self.free_disk(device),
             Fault::Revoke(device) => self.revoke(device),

@@ -85,6 +85,8 @@ pub(crate) enum Event {
 pub(crate) enum DeviceEvent {
     /// The process has opened its store and begins to serve.
     Opened,
+    /// The process has ended in order.
+    Stopped,
     /// All retained presence must have arrived.
     Settle { connection: ConnectionId },
     /// The store applies what was handed in.

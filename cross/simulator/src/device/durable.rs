@@ -263,7 +263,7 @@ impl Process {
             place: Place::Auto,
             stand_in: false,
             may_offload: Ok(()),
-            time_left: Duration::from_secs(3600),
+            time_left: None,
         };
         match self.decide(&ask, payload, host, shared) {
             Decision::Offload { .. } => Ran::Offload,

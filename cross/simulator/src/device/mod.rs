@@ -63,6 +63,7 @@ impl Device {
         }
         match (process, event) {
             (None, DeviceEvent::Opened) => self.open(shared),
+            (Some(_), DeviceEvent::Stopped) => self.stopped(shared),
             (Some(process), event) => {
                 process.on_event(event, host, shared);
                 self.bury(shared);
@@ -135,6 +136,29 @@ impl Device {
     pub(crate) fn call(&mut self, number: u16, step: crate::queue::Step, shared: &mut Shared) {
         self.on_call(number, step, shared);
         self.bury(shared);
+    }
+
+    /// The process is asked to end, and does so after a while.
+    pub(crate) fn stop(&mut self, shared: &mut Shared) {
+        let Self { host, process: Some(process) } = self else { return };
+        let index = host.index;
+        shared.say(|| format!("d{index} stops in order"));
+        process.stop(host, shared);
+        let takes = host.dice.millis(0..1500);
+        host.after(takes, DeviceEvent::Stopped, shared);
+        self.bury(shared);
+    }
+
+    fn stopped(&mut self, shared: &mut Shared) {
+        let Self { host, process } = self;
+        host.run += 1;
+        if let Some(mut process) = process.take() {
+            shared.count(Happening::DeviceStops);
+            process.flush(host);
+            process.end(true, host, shared);
+        }
+        let back = host.dice.millis(200..5000);
+        shared.queue.push(shared.now + back, Event::DeviceStart { device: host.index });
     }
 
     /// Kills the process, with or without the machine. It comes back by itself.

@@ -4,8 +4,8 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use hedge_agent_core::{
-    Action, Answer, CachedVerdict, Decision, Event, Failure, LocalFailure, LocalResult, Reason, RouteEvent, Row,
-    RowPolicy, Source, Status, Timing,
+    Action, Answer, Asking, CachedVerdict, Decision, Event, Failure, LocalFailure, LocalResult, Reason, RouteEvent,
+    Row, RowPolicy, Source, Status, Timing,
 };
 use hedge_agent_core::{Ask, Offload};
 use hedge_wire::{Purpose, Reply};
@@ -54,7 +54,8 @@ impl Process {
     /// A plain question is asked.
     pub(crate) fn begin_row(&mut self, number: u16, question: Question, host: &mut Host, shared: &mut Shared) {
         let Question { payload, place, allowed } = question;
-        let policy = RowPolicy { place, offload: Offload::Auto, cloud_model: shared.model.clone() };
+        let policy =
+            RowPolicy { place, offload: Offload::Auto, cloud_model: shared.model.clone(), asking: Asking::Now };
         let timing = Timing {
             arrived: host.now(shared),
             allowed,
@@ -145,6 +146,7 @@ impl Process {
                 self.wake_row_at(number, at, host, shared);
                 None
             }
+            Action::Leave(_) => unreachable!("rows that ask by themselves do not leave"),
             Action::Finish(end) => {
                 self.finish_row(number, payload, &end, host, shared);
                 None

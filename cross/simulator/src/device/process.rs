@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use hedge_agent_core::outbox::{Mode, Saved, Standing};
 use hedge_agent_core::route::Decision;
-use hedge_agent_core::{Ask, CloudView, Outbox, RouteEvent, Router, Ticket};
+use hedge_agent_core::{Ask, CloudView, Outbox, OutboxEvent, RouteEvent, Router, Ticket};
 use hedge_certify::{Features, Fingerprint};
 use hedge_wire::{BootId, RequestId};
 
@@ -127,7 +127,7 @@ impl Process {
 
     pub(crate) fn on_event(&mut self, event: DeviceEvent, host: &mut Host, shared: &mut Shared) {
         match event {
-            DeviceEvent::Opened => {}
+            DeviceEvent::Opened | DeviceEvent::Stopped => {}
             DeviceEvent::Settle { connection } => {
                 if self.link.connection() == Some(connection) && self.link.is_up() {
                     self.view.settle();
@@ -183,6 +183,11 @@ impl Process {
         let durable = self.outbox.waiting() + self.outbox.running() + self.outbox.in_flight() + self.executing.len();
         let rest = self.rows.len() + self.uploads.len() + self.audits.len() + self.link.unacknowledged();
         durable + rest == 0 && self.outbox.bytes() == 0 && self.writer.is_idle() && self.link.is_up()
+    }
+
+    /// Ends in order: begins nothing any more.
+    pub(crate) fn stop(&mut self, host: &mut Host, shared: &mut Shared) {
+        self.feed(OutboxEvent::Stop, host, shared);
     }
 
     pub(crate) fn link_mut(&mut self) -> &mut Link {

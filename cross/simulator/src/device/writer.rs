@@ -69,6 +69,17 @@ impl Process {
         }
     }
 
+    /// The store is closed in order: what waits is written, as far as there is space, and is safe.
+    pub(crate) fn flush(&mut self, host: &mut Host) {
+        for HandedIn { write, .. } in std::mem::take(&mut self.writer.waiting) {
+            if !Self::finds_space(&write.change, host) {
+                break;
+            }
+            host.store.apply(write);
+        }
+        host.store.sync();
+    }
+
     fn plan_commit(&mut self, host: &Host, shared: &mut Shared) {
         if self.writer.syncing.is_some() || self.writer.waiting.is_empty() {
             return;

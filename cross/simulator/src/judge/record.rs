@@ -151,9 +151,9 @@ impl Judge {
         }
     }
 
-    /// The device has power again.
+    /// The device has power again. A request may be on its disk, and wait, before its caller was told so.
     pub(crate) fn powered(&mut self, device: u16, off: Duration) {
-        for record in self.records[usize::from(device)].iter_mut().filter(|record| record.is_waiting()) {
+        for record in self.records[usize::from(device)].iter_mut().filter(|record| record.ending.is_none()) {
             record.reboots += 1;
             record.off += off;
         }
