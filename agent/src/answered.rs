@@ -15,6 +15,7 @@ pub(crate) struct Answered {
 
 /// What a response says of an answer beside its outputs.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub(crate) struct Label {
     pub(crate) source: Source,
     pub(crate) status: Status,

@@ -59,6 +59,7 @@ pub(crate) enum Given {
 
 /// One output asked for.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub(crate) struct OutputWish {
     pub(crate) name: String,
     pub(crate) binary: bool,

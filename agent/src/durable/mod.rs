@@ -111,8 +111,8 @@ impl Durable {
         self.store.stats()
     }
 
-    /// Ends in order: nothing more is begun, and what is being executed may end within `patience`. Then everything is written
-    /// out. Nothing depends on it but how soon a next process goes on.
+    /// Begins to end in order: nothing more is begun, and what is being executed may end within `patience`. Nothing depends on it
+    /// but how soon a next process goes on.
     pub(crate) async fn stop(&self, patience: Duration) {
         let (idle, is_idle) = oneshot::channel();
         let stop = async {
@@ -123,6 +123,10 @@ impl Durable {
         if tokio::time::timeout(patience, stop).await.is_err() {
             tracing::info!("durable requests are still being executed; the next process executes them again");
         }
+    }
+
+    /// Writes everything out and closes the store, which the driver must have left.
+    pub(crate) async fn close(&self) {
         let store = self.store.clone();
         // Its thread ends by itself even if this one could not wait for it.
         let _ = tokio::task::spawn_blocking(move || store.close()).await;

@@ -24,6 +24,7 @@ const HEAD_AT: usize = 5;
 
 /// What a row's request and its end have in common: what it takes to make the response.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub(crate) struct About {
     /// The request's id.
     pub(crate) id: String,
@@ -54,6 +55,7 @@ pub(crate) struct End {
 
 /// Why a row has no answer, as its response says it.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub(crate) struct Failed {
     /// The HTTP status.
     pub(crate) status: u16,
@@ -68,6 +70,7 @@ impl From<&Failure> for Failed {
 }
 
 #[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 struct RequestHead {
     about: About,
     /// 0 auto, 1 edge, 2 cloud.
@@ -75,6 +78,7 @@ struct RequestHead {
 }
 
 #[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 struct EndHead {
     about: About,
     answered: Option<Label>,
@@ -82,12 +86,14 @@ struct EndHead {
 }
 
 #[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 struct Head<H> {
     head: H,
     tensors: Vec<TensorHead>,
 }
 
 #[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 struct TensorHead {
     name: String,
     dtype: u8,
@@ -256,9 +262,7 @@ mod tests {
             for bit in 0..end.len() * 8 {
                 let mut flipped = end.to_vec();
                 flipped[bit / 8] ^= 1 << (bit % 8);
-                // CBOR has two ways to say that there is nothing: null and undefined.
-                let same = (end[bit / 8], flipped[bit / 8]) == (0xf6, 0xf7);
-                assert_eq!(End::decode(&flipped.into()) == End::decode(&end), same, "bit {bit}");
+                assert_ne!(End::decode(&flipped.into()), End::decode(&end), "bit {bit}");
             }
         }
     }
