@@ -25,7 +25,7 @@ use crate::listen::{self, Limited, ListenError};
 use crate::metrics::Metrics;
 use crate::model::ModelError;
 use crate::presence::{self, Presence};
-use crate::routing::{Auditor, Keeper, Routes};
+use crate::routing::{Auditor, Keeper, Routes, SignedTime};
 use crate::row::Shared;
 
 /// Words of the gateway to the class that may wait to be heard.
@@ -126,6 +126,8 @@ pub async fn start_on(config: Config, engine: Engine) -> Result<Agent, StartErro
     let opened = open_outbox(&settings, &routing, &metrics).await?;
     let boot = BootId(crate::random::bits());
     let routes = Arc::new(Routes::new(&routing, Arc::clone(&metrics), boot));
+    let time = SignedTime::open(settings.state_dir.join("slots")).await?;
+    routes.clock().at_least(time.now());
     let catalog = Catalog::start(Arc::clone(&settings), engine, Arc::clone(&metrics), Arc::clone(&routes)).await?;
     let identity = presence::identity(&settings, &catalog, boot);
     let (link, events) = match identity.as_ref().map(|identity| presence::link_config(&settings, identity)) {
@@ -156,7 +158,7 @@ pub async fn start_on(config: Config, engine: Engine) -> Result<Agent, StartErro
     let state = Arc::new(ApiState::new(&settings, Arc::clone(&catalog), rows, durable));
     let presence = identity.zip(link.clone()).map(|(identity, link)| Presence { identity, link });
     let mut watchers = vec![tokio::spawn(watch_models(Arc::clone(&cloud), Arc::clone(&catalog), presence.clone()))];
-    watchers.extend(watch_routes(&settings, &routes, &catalog, &cloud, words));
+    watchers.extend(watch_routes(&settings, &routes, &catalog, &cloud, words, time));
     watchers.extend(events.map(|events| tokio::spawn(watch_link(cloud, events, presence))));
     if let Some(repository) = &settings.repository {
         watchers.push(tokio::spawn(watch_folder(Arc::clone(&catalog), repository.scan)));
@@ -229,7 +231,10 @@ impl Agent {
         }
         if let Some(outbox) = self.outbox.take() {
             outbox.durable.stop(OUTBOX_PATIENCE).await;
+            // To a driver a store that closes is one that failed.
             outbox.driver.abort();
+            let _ = outbox.driver.await;
+            outbox.durable.close().await;
         }
         if let Some(link) = self.link.take() {
             link.close().await;
@@ -371,12 +376,14 @@ fn watch_routes(
     catalog: &Arc<Catalog>,
     cloud: &Arc<Cloud>,
     words: mpsc::Receiver<ClassState>,
+    time: SignedTime,
 ) -> [JoinHandle<()>; 2] {
     let keeper = Keeper {
         routes: Arc::clone(routes),
         cloud: Arc::clone(cloud),
         words,
         report: Duration::from_secs(settings.audits.report_secs),
+        time,
     };
     let auditor = Auditor {
         routes: Arc::clone(routes),

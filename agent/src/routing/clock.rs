@@ -1,8 +1,8 @@
 //! The time by which certificates are in force: since 1970, and it never goes back.
 //!
-//! Devices boot in 1970 and clocks jump. It is the latest of what an earlier process saved, what the wall clock said, and the
-//! time that has passed since. A clock that ran ahead lets certificates expire too early, which costs offloads; one that
-//! is behind is caught up with as soon as it is set.
+//! Devices boot in 1970 and clocks jump. It is the latest of what an earlier process saved, what the wall clock said, what
+//! signatures bear witness of (signed_time.rs), and the time that has passed since. A clock that ran ahead lets certificates
+//! expire too early, which costs offloads; one that is behind is caught up with as soon as it is set.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};

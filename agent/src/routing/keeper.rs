@@ -12,10 +12,13 @@ use tokio::time::{Instant, MissedTickBehavior, interval};
 
 use super::asking;
 use super::routes::Routes;
+use super::signed_time::SignedTime;
 use crate::cloud::Cloud;
 
 /// How often changes are saved and the clock is looked at.
 const EVERY: Duration = Duration::from_secs(1);
+/// How often the time that passes may be written down.
+const KEEP_TIME_EVERY: Duration = Duration::from_secs(60);
 
 /// The task.
 pub(crate) struct Keeper {
@@ -25,6 +28,7 @@ pub(crate) struct Keeper {
     pub(crate) words: mpsc::Receiver<ClassState>,
     /// How often the gateway is told what was found out.
     pub(crate) report: Duration,
+    pub(crate) time: SignedTime,
 }
 
 impl Keeper {
@@ -33,6 +37,8 @@ impl Keeper {
         let mut ticks = interval(EVERY);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut report_at = Instant::now() + self.report;
+        let mut keep_time = interval(KEEP_TIME_EVERY);
+        keep_time.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tokio::select! {
                 _ = ticks.tick() => {
@@ -45,7 +51,12 @@ impl Keeper {
                 }
                 () = self.cloud.news() => {}
                 () = self.routes.reports().news.notified() => {}
-                Some(state) = self.words.recv() => self.routes.class_word.hear(state),
+                _ = keep_time.tick() => self.time.keep().await,
+                Some(state) = self.words.recv() => {
+                    self.time.hear(&state).await;
+                    self.routes.clock().at_least(self.time.now());
+                    self.routes.class_word.hear(state);
+                }
             }
             self.look_at_the_cloud();
             self.tell_losses();

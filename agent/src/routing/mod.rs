@@ -22,6 +22,7 @@ mod route;
 mod routes;
 mod saved;
 mod side;
+mod signed_time;
 mod summary;
 #[cfg(test)]
 mod tests;
@@ -32,4 +33,5 @@ pub(crate) use route::Route;
 pub(crate) use routes::Routes;
 pub(crate) use side::Side;
 pub use side::default_device_class;
+pub(crate) use signed_time::SignedTime;
 pub(crate) use summary::{CertificateGauges, MonitorGauges, RouteGauges};

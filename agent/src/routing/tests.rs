@@ -106,8 +106,13 @@ impl Scene {
             models: vec![ModelId::from_name("digits")],
             class: Some(ClassEar { key: key().public(), words: speaker }),
         }));
-        let keeper =
-            Keeper { routes: Arc::clone(&routes), cloud: Arc::clone(&cloud), words, report: Duration::from_secs(1) };
+        let keeper = Keeper {
+            routes: Arc::clone(&routes),
+            cloud: Arc::clone(&cloud),
+            words,
+            report: Duration::from_secs(1),
+            time: SignedTime::open(folder.join("slots")).await.unwrap(),
+        };
         let auditor = Auditor {
             routes: Arc::clone(&routes),
             catalog: Arc::clone(&catalog),
