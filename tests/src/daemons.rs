@@ -37,8 +37,8 @@ pub struct AgentSetup {
     pub more_models: Vec<(String, PathBuf)>,
     /// Further models, all of whose rows go to the cloud.
     pub offloaded: Vec<(String, PathBuf)>,
-    /// What runs the agent, with its arguments before the agent's own; none: it runs by itself.
-    pub program: Vec<String>,
+    /// What is set in the agent's environment.
+    pub environment: Vec<(&'static str, String)>,
     /// Further TOML, before the models.
     pub more: String,
     /// Further TOML of the bundled edge model, such as its `[models.route]`.
@@ -77,7 +77,7 @@ impl Default for AgentSetup {
             cache: true,
             more_models: Vec::new(),
             offloaded: Vec::new(),
-            program: Vec::new(),
+            environment: Vec::new(),
             more: String::new(),
             route: String::new(),
         }
@@ -115,15 +115,8 @@ impl AgentSetup {
     /// If it does not become ready.
     #[must_use]
     pub fn launch(&self, folder: TempDir) -> Agent {
-        let mut agent = match self.program.split_first() {
-            Some((program, arguments)) => {
-                let mut command = command(Path::new(program));
-                command.args(arguments).arg(&binaries().agent);
-                command
-            }
-            None => command(&binaries().agent),
-        };
-        agent.arg("--config").arg(folder.path().join(AGENT_TOML));
+        let mut agent = command(&binaries().agent);
+        agent.envs(self.environment.iter().cloned()).arg("--config").arg(folder.path().join(AGENT_TOML));
         Agent::launch(agent, folder)
     }
 

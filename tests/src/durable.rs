@@ -28,6 +28,18 @@ pub struct Requests {
     broken: Mutex<Vec<String>>,
 }
 
+/// Has the clients of a test that panics go, so that the test ends.
+#[derive(Debug)]
+pub struct StopOnPanic<'a>(pub &'a Requests);
+
+impl Drop for StopOnPanic<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.0.stop();
+        }
+    }
+}
+
 /// What is known of one request.
 #[derive(Debug, Clone, Default)]
 struct Record {
@@ -72,7 +84,7 @@ impl Requests {
         *self.agent.write().unwrap_or_else(PoisonError::into_inner) = agent;
     }
 
-    /// No request is begun any more.
+    /// No request is begun any more, and none that was not accepted is tried again.
     pub fn stop(&self) {
         self.stop.store(true, Ordering::SeqCst);
     }
@@ -96,12 +108,12 @@ impl Requests {
         }
     }
 
-    /// Hands one in, over and over until it is accepted: under the same id, as the API asks for.
+    /// Hands one in, over and over until it is accepted or [`Requests::stop`] is called: under the same id, as the API asks for.
     fn hand_in(&self, caller: &mut Caller, index: usize, deadline: Duration) {
         let mut request = digits::request(&id(index), &[self.images[index].clone()]);
         request["parameters"] = json!({ "hedge.durable": true, "hedge.deadline_ms": deadline.as_millis() as u64 });
         let body = request.to_string();
-        loop {
+        while !self.stop.load(Ordering::SeqCst) {
             match caller.client(self.agent()).post("/v2/models/digits/infer", &[], body.as_bytes()) {
                 Ok(response) if self.took(index, &response) => return,
                 Ok(_) => {}

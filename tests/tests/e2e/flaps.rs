@@ -11,7 +11,7 @@ use hedge_broker::proxy::Mode;
 use hedge_tests::broker::AnyBroker;
 use hedge_tests::daemons::{Agent, AgentSetup, Gateway};
 use hedge_tests::digits;
-use hedge_tests::durable::Requests;
+use hedge_tests::durable::{Requests, StopOnPanic};
 use hedge_tests::process::{Held, cpu_time};
 use hedge_tests::proxy::LinkProxy;
 use hedge_tests::{asked, say, wait_for};
@@ -77,6 +77,7 @@ fn a_link_that_breaks_in_every_manner_loses_nothing_and_recovers() {
     let mut random = ChaCha8Rng::seed_from_u64(SEED);
     let (started, mut recoveries, mut warm) = (Instant::now(), Vec::new(), None);
     std::thread::scope(|clients| {
+        let _stop = StopOnPanic(&requests);
         for _ in 0..CLIENTS {
             clients.spawn(|| requests.hand_in_all(DEADLINE, PAUSE));
         }

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use hedge_tests::broker::AnyBroker;
 use hedge_tests::daemons::{AgentSetup, Gateway};
-use hedge_tests::durable::Requests;
+use hedge_tests::durable::{Requests, StopOnPanic};
 use hedge_tests::{asked, say};
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
@@ -48,7 +48,8 @@ fn an_agent_that_is_killed_over_and_over_loses_nothing_and_answers_once() {
     let requests = Requests::new(SEED, kills * REQUESTS_PER_KILL, agent.address);
     let mut random = ChaCha8Rng::seed_from_u64(SEED);
     let started = Instant::now();
-    std::thread::scope(|clients| {
+    let agent = std::thread::scope(|clients| {
+        let _stop = StopOnPanic(&requests);
         for _ in 0..CLIENTS {
             clients.spawn(|| requests.hand_in_all(DEADLINE, PAUSE));
         }
@@ -59,8 +60,10 @@ fn an_agent_that_is_killed_over_and_over_loses_nothing_and_answers_once() {
             requests.moved_to(agent.address);
         }
         requests.stop();
+        agent
     });
     let outcome = requests.collect(PATIENCE);
+    drop(agent);
     let rerun = gateway.metric("hedge_gateway_repeats_total{kind=\"rerun\"}").unwrap_or_default();
     let runs = gateway.metric("hedge_gateway_batch_rows_count{model=\"digits\"}").unwrap_or_default();
     if long.is_some() {
