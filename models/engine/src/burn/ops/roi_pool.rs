@@ -73,5 +73,5 @@ impl RoiPool {
 /// Zero where the bin has no elements.
 fn largest<T: Number>(plane: &[T], width: usize, rows: &Span, columns: &Span) -> T {
     let elements = rows.clone().flat_map(|row| &plane[row * width..][columns.clone()]).copied();
-    elements.reduce(|a, b| if b > a { b } else { a }).unwrap_or_else(|| T::ZERO)
+    elements.reduce(|a, b| if b > a { b } else { a }).unwrap_or(T::ZERO)
 }
