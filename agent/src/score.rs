@@ -18,7 +18,9 @@ pub(crate) struct Scorer {
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum NoScore {
     /// The configured output is not one.
-    #[error("score_output {name:?} is no output with class logits (FP32 [N, classes]); the model's outputs are {has}")]
+    #[error(
+        "score_output {name:?} is no output with class logits (FP32 [N, classes]) or a confidence (FP32 [N, 1]); the model's outputs are {has}"
+    )]
     NotLogits {
         /// What was configured.
         name: String,

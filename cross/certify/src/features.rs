@@ -8,6 +8,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::score::own_confidence;
+
 /// How many of the logits after the largest are kept.
 pub const TOP: usize = 5;
 
@@ -35,9 +37,14 @@ impl Features {
     /// The features of a row without an answer.
     pub const NO_ANSWER: Self = Self { margin: 0.0, msp: 0.0, entropy: 0.0, class: 0, top: [0.0; TOP] };
 
-    /// The features of one row of logits. Does not allocate.
+    /// The features of one row of logits, or of a model's own confidence: a row of one number, 0..1. Does not allocate.
     #[must_use]
     pub fn of(logits: &[f32]) -> Self {
+        if let Some(confidence) = own_confidence(logits) {
+            // That there is an answer is said by a positive msp.
+            let msp = confidence.max(f32::MIN_POSITIVE);
+            return Self { margin: confidence, msp, top: [TOP_FLOOR; TOP], ..Self::NO_ANSWER };
+        }
         let Some(largest) = Largest::of(logits) else {
             return Self::NO_ANSWER;
         };
@@ -127,7 +134,7 @@ impl Largest {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::score::{margin, max_probability, softmax, top_class};
+    use crate::score::{Score, margin, max_probability, softmax, top_class};
 
     /// Rows of many sizes with ties, masked classes and far-apart logits.
     fn rows() -> Vec<Vec<f32>> {
@@ -161,7 +168,17 @@ mod tests {
             let expected: f64 = softmax(&row).iter().filter(|&&p| p > 0.0).map(|p| -p * p.ln()).sum();
             assert!((f64::from(Features::of(&row).entropy) - expected).abs() < 1e-6, "{row:?}");
         }
-        assert_eq!(Features::of(&[-7.0]).entropy, 0.0);
+    }
+
+    #[test]
+    fn a_single_number_is_the_models_own_confidence() {
+        for (number, confidence) in [(0.25, 0.25), (0.0, 0.0), (-7.0, 0.0), (1.5, 1.0)] {
+            let features = Features::of(&[number]);
+            assert_eq!((features.margin, features.class), (confidence, 0));
+            assert!(features.is_answer(), "{number}");
+            assert_eq!((Score::Margin.of(&[number]), Score::Msp.of(&[number])), (confidence, confidence));
+        }
+        assert_eq!(Features::of(&[f32::NAN]), Features::NO_ANSWER);
     }
 
     #[test]

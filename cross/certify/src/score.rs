@@ -22,12 +22,13 @@ pub enum Score {
 }
 
 impl Score {
-    /// The score of one row of logits.
+    /// The score of one row of logits, or of a model's own confidence.
     #[must_use]
     pub fn of(self, logits: &[f32]) -> f32 {
-        match self {
-            Self::Margin => margin(logits),
-            Self::Msp => max_probability(logits),
+        match (own_confidence(logits), self) {
+            (Some(confidence), _) => confidence,
+            (None, Self::Margin) => margin(logits),
+            (None, Self::Msp) => max_probability(logits),
         }
     }
 
@@ -61,6 +62,14 @@ impl FromStr for Score {
             "msp" => Ok(Self::Msp),
             _ => Err(UnknownScore(name.to_owned())),
         }
+    }
+}
+
+/// What a model says of itself that has no classes: a row of one number, brought to 0..1.
+pub(crate) fn own_confidence(row: &[f32]) -> Option<f32> {
+    match row {
+        [one] if one.is_finite() => Some(one.clamp(0.0, 1.0)),
+        _ => None,
     }
 }
 

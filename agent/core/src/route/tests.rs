@@ -427,25 +427,17 @@ fn a_deadline_that_the_cloud_would_miss_and_a_row_of_failures_cost_the_status() 
 }
 
 #[test]
-fn deciding_grows_nothing() {
+fn deciding_allocates_nothing() {
     let mut bench = Bench::certified();
     bench.tell(RouteEvent::Tick);
-    let sizes = |router: &Router| {
-        let state = &router.state;
-        let evidence = &state.evidence;
-        [
-            evidence.audits.capacity(),
-            evidence.histogram.capacity(),
-            evidence.labels.capacity(),
-            state.answered.capacity(),
-        ]
-    };
-    let before = sizes(&bench.router);
-    (0..20_000).for_each(|_| {
-        let row = row(&mut bench.coins, false);
-        bench.decide(&ask(row.features));
+    let rows: Vec<Ask> = (0..20_000).map(|_| ask(row(&mut bench.coins, false).features)).collect();
+    let counted = allocation_counter::measure(|| {
+        rows.iter().for_each(|row| {
+            bench.decide(row);
+        });
     });
-    assert_eq!(sizes(&bench.router), before);
+    assert_eq!(counted.count_total, 0, "{counted:?}");
+    assert!(allocation_counter::measure(|| drop(rows.clone())).count_total > 0, "it counts");
 }
 
 /// Any events in any order: the same from the same state, through any number of restarts, and nothing certified that no
