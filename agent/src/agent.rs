@@ -200,12 +200,8 @@ impl Agent {
     /// Waits until the disk fails under the outbox. Then the process must end, without regard to what is in flight: a process that
     /// went on would promise what it cannot keep.
     pub async fn failed(&mut self) -> DiskFailed {
-        let failed = match &mut self.outbox {
-            Some(outbox) => (&mut outbox.failed).await.ok(),
-            None => None,
-        };
-        match failed {
-            Some(failed) => failed,
+        match &mut self.outbox {
+            Some(outbox) => (&mut outbox.failed).await.unwrap_or_else(|_| DiskFailed("its task crashed".into())),
             None => std::future::pending().await,
         }
     }

@@ -133,7 +133,9 @@ impl Row {
             (Place::Cloud, Offload::Auto) => {
                 // Even a cached verdict is given only while the cloud is there: the caller asked for the cloud.
                 if let Err(reason) = self.may_offload(view) {
-                    return self.fail(Failure::NoCloud(reason));
+                    // A life that is over is no deadline of this execution.
+                    let too_large = reason == Reason::TooLarge;
+                    return self.fail(if too_large { Failure::TooLarge } else { Failure::NoCloud(reason) });
                 }
                 self.why = Reason::Caller;
                 Action::LookUp { local: false, cloud: view.current_digest(model) }

@@ -9,6 +9,7 @@
 //! sees the id need not ask again.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::extract::{Path, State};
 use axum::http::{HeaderValue, StatusCode, header};
@@ -19,7 +20,7 @@ use hedge_agent_spool::OutboxError;
 use hedge_tensor::NamedTensor;
 use hedge_wire::RequestId;
 use serde_json::json;
-use tokio::time::timeout_at;
+use tokio::time::{timeout, timeout_at};
 
 use super::error::ApiError;
 use super::infer::Job;
@@ -32,6 +33,8 @@ use crate::durable::{About, Durable, End, Failed, Handed, NotDurable, Request, R
 
 /// The longest id of a durable request, in bytes: it stands in paths and on the disk.
 const MAX_ID: usize = 256;
+/// How long beyond its deadline a caller waits to hear that the request is accepted: it takes one write.
+const ACCEPTANCE: Duration = Duration::from_secs(10);
 /// How often a request is looked at that changes meanwhile.
 const LOOKS: usize = 4;
 
@@ -45,9 +48,13 @@ pub(super) async fn infer(job: Job, request: InferRequest) -> Result<Response, A
     let rows = job.prepare(inputs, move |job, rows| hand(&job, rows, &about)).await?;
     let ids: Vec<RequestId> = rows.iter().map(|row| row.id).collect();
     let mut ticket = durable.hand_in(rows).await?;
-    match timeout_at(deadline, ticket.ended()).await {
-        Ok(Waited::Refused(why)) => Err(refusal(why)),
-        Ok(Waited::Ended(rows)) => {
+    let waited = match timeout_at(deadline, ticket.ended()).await {
+        Ok(waited) => waited,
+        Err(_) => timeout(ACCEPTANCE, ticket.accepted()).await.map_err(|_| unsettled(&id))?,
+    };
+    match waited {
+        Waited::Refused(why) => Err(refusal(why)),
+        Waited::Ended(rows) => {
             let mut ends = Vec::with_capacity(rows.len());
             for (row, id) in rows.into_iter().zip(&ids) {
                 let ending = if let Row::Ended(ending) = row { Some(ending) } else { kept(&durable, *id).await? };
@@ -55,13 +62,9 @@ pub(super) async fn infer(job: Job, request: InferRequest) -> Result<Response, A
             }
             respond(&durable, &id, ids, ends).await
         }
-        Ok(Waited::Closing) | Err(_) if ticket.is_accepted() => Ok(accepted(&id)),
-        Ok(Waited::Closing) => Err(Stopping.into()),
-        Err(_) => Err(ApiError::new(
-            StatusCode::SERVICE_UNAVAILABLE,
-            "the request was not on the disk by its deadline; send it again with the same id, or allow more with \
-             hedge.deadline_ms",
-        )),
+        Waited::Accepted => Ok(accepted(&id)),
+        Waited::Closing if ticket.is_accepted() => Ok(accepted(&id)),
+        Waited::Closing => Err(Stopping.into()),
     }
 }
 
@@ -210,6 +213,12 @@ fn in_a_path(id: &str) -> String {
         other => format!("%{other:02X}"),
     };
     id.bytes().map(escape).collect()
+}
+
+/// Whether it is accepted is not known: the disk is slow.
+fn unsettled(id: &str) -> ApiError {
+    let message = format!("the disk has not taken the request yet; send it again with \"id\": {id:?}, which joins it");
+    ApiError::new(StatusCode::SERVICE_UNAVAILABLE, message)
 }
 
 fn refusal(why: NotAccepted) -> ApiError {

@@ -98,7 +98,7 @@ pub(super) async fn metrics(State(state): Shared) -> Response {
     let routes = routes.iter().map(|(name, gauges)| (name.as_str(), gauges));
     metrics.show_routes(routes, shared.audits.stats(), shared.reports().dropped());
     if let Ok(durable) = &state.durable {
-        metrics.outbox.show_store(durable.stats());
+        metrics.outbox.show_store(durable.stats().await);
     }
     let text = metrics.render(cache, models, state.models.bytes(), &devices);
     ([(header::CONTENT_TYPE, CONTENT_TYPE)], text).into_response()

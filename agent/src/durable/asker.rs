@@ -17,7 +17,7 @@ use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
 use super::driver::{Happened, Mailbox};
-use super::execution::{Stored, Tools, Unread};
+use super::execution::{Tools, Unread, Use};
 use super::ids::query_id;
 use super::placed::Placed;
 use super::record::{About, End, Request};
@@ -75,8 +75,8 @@ impl Drop for Asker {
 /// Asks, and says in the mailbox what came of it.
 pub(super) async fn ask(tools: Arc<Tools>, mailbox: Mailbox, subject: Subject, mut attempts: mpsc::Receiver<Attempt>) {
     let id = subject.id;
-    let _room = tools.room(subject.bytes).await;
-    let Stored { request, digest } = match tools.stored(id, None).await {
+    let _room = tools.room(subject.bytes, Use::Question).await;
+    let (request, digest) = match tools.stored_with_digest(id).await {
         Ok(stored) => stored,
         Err(Unread::Now) => return over(&mailbox, id, OutboxEvent::NotSent { id, why: NotSent::QueueFull }).await,
         Err(Unread::Ever) => return over(&mailbox, id, OutboxEvent::Unreadable(id)).await,

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use hedge_agent_core::outbox::{OutboxAction, OutboxEvent, Ran, Saved, Standing, WriteId};
+use hedge_agent_core::outbox::{NotAccepted, OutboxAction, OutboxEvent, Ran, Saved, Standing, WriteId};
 use hedge_agent_core::{Left, Outbox, OutboxSettings};
 use hedge_agent_spool::{Found, OutboxConfig, OutboxError, OutboxStore, StoreReport};
 use hedge_wire::{Digest, RequestId};
@@ -211,9 +211,7 @@ impl Driver {
 
     /// All rows of a request, or, where there is no room for those that are new, none.
     fn hand_in(&mut self, rows: Vec<Handed>, news: &mpsc::Sender<(usize, News)>) {
-        let new = rows.iter().filter(|row| self.outbox.standing(&row.id) == Standing::Unknown);
-        let (count, bytes) = new.fold((0, 0), |(count, bytes), row| (count + 1, bytes + row.payload.len() as u64));
-        if let Err(why) = self.outbox.room_for(count, bytes) {
+        if let Err(why) = self.room_for(&rows) {
             self.metrics.outbox.refused(&why);
             // Who has gone needs no word.
             let _ = news.try_send((0, News::Refused(why)));
@@ -226,6 +224,20 @@ impl Driver {
                 return;
             }
         }
+    }
+
+    /// Whether there is room for those that are new, and nothing of an earlier request that is partly forgotten.
+    fn room_for(&self, rows: &[Handed]) -> Result<(), NotAccepted> {
+        let (mut count, mut bytes) = (0, 0);
+        for row in rows {
+            match self.outbox.standing(&row.id) {
+                Standing::Gone => return Err(NotAccepted::Gone),
+                Standing::Unknown => (count, bytes) = (count + 1, bytes + row.payload.len() as u64),
+                Standing::Accepting | Standing::Waiting | Standing::Done => {}
+            }
+        }
+        // Who asks again needs none, also where less is allowed than there was.
+        if count == 0 { Ok(()) } else { self.outbox.room_for(count, bytes) }
     }
 
     /// False where the row is refused.

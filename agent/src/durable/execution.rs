@@ -20,7 +20,7 @@ use crate::row::{RowTask, Shared, Way, Wish};
 
 /// The longest that a local model may take for a row; nobody waits with a deadline here.
 const EXECUTION_LIMIT: Duration = Duration::from_secs(600);
-/// Bytes of payloads that are in memory at a time, to be executed or asked about; more wait.
+/// Bytes of payloads that are in memory at a time, to be executed, and as many to be asked about; more wait.
 const MEMORY: usize = 64 * 1024 * 1024;
 /// They are counted in KiB.
 const UNIT: u64 = 1024;
@@ -30,13 +30,15 @@ pub(super) struct Tools {
     pub(super) rows: Arc<Shared>,
     catalog: Arc<Catalog>,
     store: OutboxStore,
-    memory: Arc<Semaphore>,
+    to_execute: Arc<Semaphore>,
+    to_ask: Arc<Semaphore>,
 }
 
-/// A row as the store has it.
-pub(super) struct Stored {
-    pub(super) request: Request,
-    pub(super) digest: Digest,
+/// What a payload is in memory for. Those that wait for a gateway must not keep others from being executed.
+#[derive(Clone, Copy)]
+pub(super) enum Use {
+    Execution,
+    Question,
 }
 
 /// Why a row cannot be had.
@@ -49,32 +51,51 @@ pub(super) enum Unread {
 
 impl Tools {
     pub(super) fn new(rows: Arc<Shared>, catalog: Arc<Catalog>, store: OutboxStore) -> Self {
-        Self { rows, catalog, store, memory: Arc::new(Semaphore::new(MEMORY / UNIT as usize)) }
+        let room = || Arc::new(Semaphore::new(MEMORY / UNIT as usize));
+        Self { rows, catalog, store, to_execute: room(), to_ask: room() }
     }
 
     /// Waits until a payload of so many bytes may be in memory.
-    pub(super) async fn room(&self, bytes: u64) -> Option<OwnedSemaphorePermit> {
+    pub(super) async fn room(&self, bytes: u64, of: Use) -> Option<OwnedSemaphorePermit> {
+        let room = match of {
+            Use::Execution => &self.to_execute,
+            Use::Question => &self.to_ask,
+        };
         let units = bytes.div_ceil(UNIT).min(MEMORY as u64 / UNIT);
         let units = u32::try_from(units).expect("the memory for payloads is counted in 32 bits");
         // The semaphore is never closed.
-        Arc::clone(&self.memory).acquire_many_owned(units).await.ok()
+        Arc::clone(room).acquire_many_owned(units).await.ok()
     }
 
     /// The row of this id.
-    pub(super) async fn stored(&self, id: RequestId, payload: Option<Bytes>) -> Result<Stored, Unread> {
+    pub(super) async fn stored(&self, id: RequestId, payload: Option<Bytes>) -> Result<Request, Unread> {
         let payload = match payload {
             Some(payload) => payload,
-            None => match super::read(&self.store, move |store| store.payload(&id)).await {
-                Ok(Some(payload)) => payload,
-                Ok(None) | Err(OutboxError::Damaged { .. }) => return Err(Unread::Ever),
-                Err(error) => {
-                    tracing::warn!(%id, %error, "a durable request has to wait");
-                    return Err(Unread::Now);
-                }
-            },
+            None => self.read(id, |payload| payload).await?,
         };
-        let request = Request::decode(&payload).ok_or(Unread::Ever)?;
-        Ok(Stored { request, digest: Digest::of(&payload) })
+        Request::decode(&payload).ok_or(Unread::Ever)
+    }
+
+    /// The row of this id, and the digest of its payload.
+    pub(super) async fn stored_with_digest(&self, id: RequestId) -> Result<(Request, Digest), Unread> {
+        let (digest, payload) = self.read(id, |payload| (Digest::of(&payload), payload)).await?;
+        Ok((Request::decode(&payload).ok_or(Unread::Ever)?, digest))
+    }
+
+    /// What `make` makes of a payload, off the reactor.
+    async fn read<T: Send + 'static>(
+        &self,
+        id: RequestId,
+        make: impl FnOnce(Bytes) -> T + Send + 'static,
+    ) -> Result<T, Unread> {
+        match super::read(&self.store, move |store| Ok(store.payload(&id)?.map(make))).await {
+            Ok(Some(made)) => Ok(made),
+            Ok(None) | Err(OutboxError::Damaged { .. }) => Err(Unread::Ever),
+            Err(error) => {
+                tracing::warn!(%id, %error, "a durable request has to wait");
+                Err(Unread::Now)
+            }
+        }
     }
 
     /// The model that serves under a name, or why none does.
@@ -91,15 +112,14 @@ pub(super) async fn execute(
     (bytes, payload): (u64, Option<Bytes>),
     mode: Mode,
 ) -> Happened {
-    let _room = tools.room(bytes).await;
+    let _room = tools.room(bytes, Use::Execution).await;
     let ran = |ran| Happened::Event(OutboxEvent::Ran { id, ran });
     let ended = |about: About, outcome| ran(Ran::Final(End { about, outcome }.encode()));
-    let Stored { request, .. } = match tools.stored(id, payload).await {
-        Ok(stored) => stored,
+    let Request { about, place, inputs } = match tools.stored(id, payload).await {
+        Ok(request) => request,
         Err(Unread::Now) => return ran(Ran::Again),
         Err(Unread::Ever) => return Happened::Event(OutboxEvent::Unreadable(id)),
     };
-    let Request { about, place, inputs } = request;
     let model = match tools.model(&about.model) {
         Ok(model) => model,
         Err(why) => {

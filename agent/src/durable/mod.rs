@@ -107,8 +107,9 @@ impl Durable {
         read(&self.store, move |store| store.result(&row)).await
     }
 
-    pub(crate) fn stats(&self) -> OutboxStats {
-        self.store.stats()
+    /// What the store holds; zero where that cannot be told.
+    pub(crate) async fn stats(&self) -> OutboxStats {
+        read(&self.store, |store| Ok(store.stats())).await.unwrap_or_default()
     }
 
     /// Begins to end in order: nothing more is begun, and what is being executed may end within `patience`. Nothing depends on it

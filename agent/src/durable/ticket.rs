@@ -53,6 +53,8 @@ pub(crate) enum Row {
 pub(crate) enum Waited {
     /// Every row has ended.
     Ended(Vec<Row>),
+    /// Every row is accepted.
+    Accepted,
     /// The agent is about to stop, or is gone.
     Closing,
     /// A row was refused, and so is the request.
@@ -86,19 +88,40 @@ impl Ticket {
             if let Some(ended) = self.all_ended() {
                 return Waited::Ended(ended);
             }
-            tokio::select! {
+            let accepted = self.is_accepted();
+            let news = tokio::select! {
                 biased;
-                news = self.news.recv() => match news {
-                    Some((_, News::Refused(why))) => return Waited::Refused(why),
-                    Some((row, News::Accepted)) => self.rows[row] = Some(Row::Waits),
-                    Some((row, News::Ended(ending))) => self.rows[row] = Some(Row::Ended(ending)),
-                    Some((row, News::Known)) => self.rows[row] = Some(Row::Known),
-                    None => return Waited::Closing,
-                },
+                news = self.news.recv() => news,
                 // A dropped sender means the same. What is being accepted is waited for: it takes one write.
-                _ = self.closing.wait_for(|closing| *closing), if self.is_accepted() => return Waited::Closing,
+                _ = self.closing.wait_for(|closing| *closing), if accepted => return Waited::Closing,
+            };
+            if let Err(waited) = self.take(news) {
+                return waited;
             }
         }
+    }
+
+    /// Waits until the request is accepted; nothing is lost when it is dropped while it waits.
+    pub(crate) async fn accepted(&mut self) -> Waited {
+        while !self.is_accepted() {
+            let news = self.news.recv().await;
+            if let Err(waited) = self.take(news) {
+                return waited;
+            }
+        }
+        Waited::Accepted
+    }
+
+    /// Takes in news; what waiting came to where they are the last.
+    fn take(&mut self, news: Option<(usize, News)>) -> Result<(), Waited> {
+        let (row, state) = match news.ok_or(Waited::Closing)? {
+            (_, News::Refused(why)) => return Err(Waited::Refused(why)),
+            (row, News::Accepted) => (row, Row::Waits),
+            (row, News::Ended(ending)) => (row, Row::Ended(ending)),
+            (row, News::Known) => (row, Row::Known),
+        };
+        self.rows[row] = Some(state);
+        Ok(())
     }
 
     fn all_ended(&self) -> Option<Vec<Row>> {

@@ -7,7 +7,7 @@ use hedge_wire::{BootId, Digest, RequestId};
 use super::event::{Ending, Expiry, Head, Mode, WriteId};
 
 /// The least time between two times that an entry's expiry is written down.
-const RESTAMP_AT_LEAST: Duration = Duration::from_secs(60);
+pub(super) const RESTAMP_AT_LEAST: Duration = Duration::from_secs(60);
 /// How often in its life an entry's expiry is written down.
 const RESTAMPS: u32 = 8;
 

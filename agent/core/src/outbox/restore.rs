@@ -5,7 +5,7 @@ use std::time::Duration;
 use hedge_wire::BootId;
 
 use super::Outbox;
-use super::entry::{Entry, Stage};
+use super::entry::{Entry, RESTAMP_AT_LEAST, Stage};
 use super::event::{Ending, Head, OutboxAction, ResultHead};
 use super::settings::OutboxSettings;
 
@@ -63,6 +63,8 @@ impl<A: Clone> Outbox<A> {
         let expires = head.expiry.resume(self.boot, now);
         let mut entry = Entry::new(head, expires, now, Stage::Turn);
         entry.suspect = head.attempts > 0;
+        // Soon, so that a machine that is restarted over and over uses up lives all the same.
+        entry.restamp_at = now + RESTAMP_AT_LEAST;
         // What was placed may have been sent.
         entry.sends = u8::from(head.placed);
         let poisoned = head.attempts >= self.settings.poison_after;

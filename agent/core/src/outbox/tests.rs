@@ -309,7 +309,15 @@ fn the_first_message_of_a_process_is_an_attempt_and_its_retries_are_not() {
     assert_eq!(bench.keep(), "publish 1 #1 5s");
     assert_eq!(bench.on(OutboxEvent::Sent(id(1))), "note update 1 attempts 0 placed");
     bench.retry();
-    assert_eq!(bench.retry(), "publish 1 #2 10s");
+    // The first of what a new process writes down of a life.
+    assert_eq!(bench.retry(), "note update 1 attempts 0 placed, publish 1 #2 10s");
+}
+
+#[test]
+fn a_machine_that_is_restarted_every_other_minute_uses_up_lives_all_the_same() {
+    let (mut bench, _) = Bench::restored(vec![Saved::Entry(head(1, 0, true))]);
+    assert_eq!(bench.wait(59_000).on(OutboxEvent::Timer), "");
+    assert_eq!(bench.wait(1_000).on(OutboxEvent::Timer), "note update 1 attempts 0 placed");
 }
 
 /// The simulator found that what died in sending was not counted where the same process had executed it.

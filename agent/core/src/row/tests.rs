@@ -617,4 +617,6 @@ fn a_row_that_the_cloud_will_not_answer_is_answered_locally_and_says_why() {
     never(Place::Auto).ran(unsure()).answered_locally(Reason::CloudRefused);
     let asked = never(Place::Cloud).give(Event::Arrived);
     assert_eq!(asked.failure(), &Failure::NoCloud(Reason::CloudRefused));
+    let large = Bench::asking(Asking::Never(Reason::TooLarge), Place::Cloud, Offload::Auto, online());
+    assert_eq!(large.give(Event::Arrived).failure(), &Failure::TooLarge);
 }

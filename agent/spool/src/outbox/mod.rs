@@ -285,7 +285,7 @@ impl OutboxStore {
         let opened = open::open(&config)?;
         let found = opened.found;
         let shared = Arc::new(Shared {
-            queue: Mutex::default(),
+            queue: Mutex::new(Queue::new(config.max_bytes)),
             wake: Condvar::new(),
             table: Mutex::new(opened.table),
             database: RwLock::new(Some(opened.database)),

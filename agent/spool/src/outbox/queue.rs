@@ -10,8 +10,6 @@ use hedge_agent_core::outbox::{Change, Ending, WriteId};
 use super::Shared;
 use super::pace::Waiting;
 
-/// Bytes of payloads that may wait for their group; a new request beyond it finds no space.
-const MAX_QUEUED_BYTES: u64 = 64 * 1024 * 1024;
 /// Bytes of payloads and answers in a group, and changes; more wait for the next.
 const MAX_GROUP_BYTES: u64 = 4 * 1024 * 1024;
 const MAX_GROUP: usize = 512;
@@ -33,6 +31,8 @@ pub(super) struct Command {
 pub(super) struct Queue {
     commands: VecDeque<Command>,
     bytes: u64,
+    /// Bytes of payloads and answers that may wait for their group; a new request beyond it finds no space.
+    max_bytes: u64,
     waiting: Waiting,
     /// With so many writes the thread is to be woken; before that with the first of a kind.
     pub(super) wake_at: usize,
@@ -57,12 +57,17 @@ impl Command {
 }
 
 impl Queue {
+    /// One for an outbox of so many bytes.
+    pub(super) fn new(max_bytes: u64) -> Self {
+        Self { max_bytes, ..Self::default() }
+    }
+
     /// Takes in a command, and says whether the thread is to be woken. None is taken when it closes.
     pub(super) fn push(&mut self, mut command: Command) -> bool {
         if self.closing {
             return false;
         }
-        if command.is_insertion() && self.bytes + command.body().len() as u64 > MAX_QUEUED_BYTES {
+        if command.is_insertion() && self.bytes + command.body().len() as u64 > self.max_bytes {
             command.payload = None;
         }
         self.bytes += command.body().len() as u64;
@@ -159,7 +164,7 @@ mod tests {
 
     #[test]
     fn a_group_is_bounded_and_keeps_the_order() {
-        let mut queue = Queue::default();
+        let mut queue = Queue::new(u64::MAX);
         for number in 0..MAX_GROUP as u64 + 1 {
             queue.push(command(Some(number)));
         }
@@ -171,7 +176,7 @@ mod tests {
 
     #[test]
     fn a_group_has_at_least_one_change_however_large() {
-        let mut queue = Queue::default();
+        let mut queue = Queue::new(u64::MAX);
         let large = Bytes::from(vec![0; MAX_GROUP_BYTES as usize + 1]);
         for number in 0..2 {
             queue.push(Command { payload: Some(large.clone()), ..command(Some(number)) });
@@ -182,7 +187,7 @@ mod tests {
 
     #[test]
     fn the_thread_is_woken_for_the_first_of_a_kind_and_when_there_are_enough() {
-        let mut queue = Queue { wake_at: 3, ..Queue::default() };
+        let mut queue = Queue { wake_at: 3, ..Queue::new(u64::MAX) };
         let woken = [None, None, Some(1), Some(2), Some(3), Some(4)].map(|write| queue.push(command(write)));
         assert_eq!(woken, [true, false, true, false, true, false]);
         queue.take();
@@ -191,7 +196,7 @@ mod tests {
 
     #[test]
     fn notes_that_found_no_space_come_first_again_and_nothing_is_taken_when_it_closes() {
-        let mut queue = Queue::default();
+        let mut queue = Queue::new(u64::MAX);
         queue.push(command(Some(1)));
         let later = Instant::now() + Duration::from_secs(1);
         queue.put_back(vec![command(None), command(None)], later);
