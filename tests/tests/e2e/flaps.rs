@@ -49,6 +49,9 @@ const RECOVERY: Duration = Duration::from_secs(3 * KEEPALIVE.as_secs());
 /// Slower than what is sent.
 const SLOW_BYTES_PER_SEC: u64 = 3_000;
 
+/// How long a connection that lost bytes stays cut.
+const SWALLOWED: Duration = Duration::from_millis(50);
+
 /// How long the agent is watched while its link is dead and nobody asks, and the part of a core that it may use then.
 const WATCH: Duration = Duration::from_secs(5);
 const MOST_CPU: f64 = 0.2;
@@ -148,6 +151,11 @@ impl World {
         }
         let more = u64::from(random.next_u32()) % hold.as_millis() as u64;
         std::thread::sleep(Duration::from_millis(least_ms + more));
+        if matches!(mode, Mode::DropUp | Mode::DropDown) {
+            // A network that swallowed bytes never gives the connection back.
+            self.proxy.set(Mode::Cut);
+            std::thread::sleep(SWALLOWED);
+        }
         self.proxy.set(Mode::Pass);
         self.recovery()
     }

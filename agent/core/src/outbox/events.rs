@@ -97,7 +97,6 @@ impl<A: Clone> Outbox<A> {
             Stage::Accepting { write: own, start } if own == write => {
                 actions.push(OutboxAction::Accepted(entry.id));
                 match start {
-                    true if self.stopping => self.not_begun(seq, now, actions),
                     true => self.execute(seq, actions),
                     false => self.change(seq, |entry| entry.stage = Stage::Turn),
                 }
@@ -210,6 +209,15 @@ impl<A: Clone> Outbox<A> {
         self.stopping = true;
         for seq in self.all(|entry| matches!(entry.stage, Stage::Starting { .. })) {
             self.not_begun(seq, now, actions);
+        }
+        // The process may have gone before these are known to be on the disk.
+        for seq in self.all(|entry| matches!(entry.stage, Stage::Accepting { start: true, .. })) {
+            self.take_back(seq, now, actions);
+            self.change(seq, |entry| {
+                if let Stage::Accepting { start, .. } = &mut entry.stage {
+                    *start = false;
+                }
+            });
         }
         let begun = |entry: &Entry<A>| !entry.proved && matches!(entry.stage, Stage::Running | Stage::Sent { .. });
         for seq in self.all(begun) {
