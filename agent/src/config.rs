@@ -189,6 +189,8 @@ impl Config {
     fn device(&self) -> Result<Option<DeviceId>, SettingsError> {
         let id = self.agent.device_id.as_deref().map(DeviceId::parse).transpose();
         let id = id.map_err(|error| wrong("agent.device_id", &error))?;
+        let waits = (1..=86_400).contains(&self.link.reconnect_max_secs);
+        require(waits, "link.reconnect_max_secs", "must be 1 to 86400")?;
         let needed = self.link.url.is_some();
         require(id.is_some() || !needed, "agent.device_id", "is needed with link.url; give each device its own")?;
         Ok(id)

@@ -72,7 +72,7 @@ pub(crate) fn identity(settings: &Settings, catalog: &Arc<Catalog>, boot: BootId
 pub(crate) fn link_config(settings: &Settings, identity: &Identity) -> LinkConfig {
     let (device, status) = (&identity.device, identity.topic());
     let says = |online: bool| identity.status(online);
-    LinkConfig {
+    let mut config = LinkConfig {
         username: settings.link.username.clone(),
         password: settings.link.password.as_ref().map(|password| password.expose().to_owned()),
         keepalive: Duration::from_secs(settings.link.keepalive_secs),
@@ -83,7 +83,9 @@ pub(crate) fn link_config(settings: &Settings, identity: &Identity) -> LinkConfi
         birth: Some(Birth { topic: status.clone(), payload: says(true) }),
         farewell: Some(Birth { topic: status, payload: says(false) }),
         ..LinkConfig::new(settings.link.url.clone().unwrap_or_default(), device.as_str())
-    }
+    };
+    config.backoff.cap = Duration::from_secs(settings.link.reconnect_max_secs);
+    config
 }
 
 fn subscriptions(settings: &Settings, identity: &Identity) -> Vec<Subscription> {

@@ -127,7 +127,7 @@ impl AgentSetup {
             self.device, self.cache
         );
         if let Some(url) = &self.broker {
-            let _ = writeln!(text, "[link]\nurl = {url:?}\nkeepalive_secs = 5");
+            let _ = writeln!(text, "[link]\nurl = {url:?}\nkeepalive_secs = 5\nreconnect_max_secs = 5");
             if let Some(key) = &self.class_key {
                 let _ = writeln!(text, "class_key = {key:?}");
             }
@@ -276,7 +276,7 @@ impl Gateway {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let text = format!(
             "[gateway]\ngateway_id = {id:?}\n{section}\n\n[http]\nlisten = \"127.0.0.1:0\"\n\n[link]\nurl = {broker:?}\n\
-             keepalive_secs = 5\n\n[engine]\ndevice = \"cpu\"\n{engine}\n\n[log]\nformat = \"json\"\n\n\
+             keepalive_secs = 5\nreconnect_max_secs = 5\n\n[engine]\ndevice = \"cpu\"\n{engine}\n\n[log]\nformat = \"json\"\n\n\
              [[models]]\nname = \"digits\"\npath = {:?}\n{model}\n",
             digits::cloud_model()
         );

@@ -106,6 +106,8 @@ pub struct LinkSection {
     pub url: Option<String>,
     /// How often the broker is pinged; at least 5. Seconds; default 30.
     pub keepalive_secs: u64,
+    /// The longest wait between two attempts to connect, in seconds. Default: 30.
+    pub reconnect_max_secs: u64,
     /// The broker's user. Default: none.
     pub username: Option<String>,
     /// The user's password; better given as `HEDGE_LINK__PASSWORD`. Default: none.
@@ -241,7 +243,7 @@ impl Default for CacheSection {
 
 impl Default for LinkSection {
     fn default() -> Self {
-        Self { url: None, keepalive_secs: 30, username: None, password: None, class_key: None }
+        Self { url: None, keepalive_secs: 30, reconnect_max_secs: 30, username: None, password: None, class_key: None }
     }
 }
 

@@ -143,6 +143,7 @@ impl Device {
         let Self { host, process: Some(process) } = self else { return };
         let index = host.index;
         shared.say(|| format!("d{index} stops in order"));
+        shared.judge.process_stops(index);
         process.stop(host, shared);
         let takes = host.dice.millis(0..1500);
         host.after(takes, DeviceEvent::Stopped, shared);
@@ -154,7 +155,10 @@ impl Device {
         host.run += 1;
         if let Some(mut process) = process.take() {
             shared.count(Happening::DeviceStops);
-            process.flush(host);
+            if !process.flush(host) {
+                // What could not be taken back stands: to the requests this was as good as a death.
+                shared.judge.process_died(host.index, None, shared.now);
+            }
             process.end(true, host, shared);
         }
         let back = host.dice.millis(200..5000);

@@ -69,15 +69,18 @@ impl Process {
         }
     }
 
-    /// The store is closed in order: what waits is written, as far as there is space, and is safe.
-    pub(crate) fn flush(&mut self, host: &mut Host) {
-        for HandedIn { write, .. } in std::mem::take(&mut self.writer.waiting) {
-            if !Self::finds_space(&write.change, host) {
-                break;
+    /// The store is closed in order: what waits is written, as far as there is space, and is safe. Whether there was for all.
+    pub(crate) fn flush(&mut self, host: &mut Host) -> bool {
+        let mut waiting = std::mem::take(&mut self.writer.waiting).into_iter();
+        let all = waiting.all(|HandedIn { write, .. }| {
+            let finds_space = Self::finds_space(&write.change, host);
+            if finds_space {
+                host.store.apply(write);
             }
-            host.store.apply(write);
-        }
+            finds_space
+        });
         host.store.sync();
+        all
     }
 
     fn plan_commit(&mut self, host: &Host, shared: &mut Shared) {

@@ -29,6 +29,8 @@ pub(crate) struct Record {
     pub(crate) deaths: u32,
     /// Of these, those that it caused.
     pub(crate) kills: u32,
+    /// Processes that were asked to end while it waited: an attempt under way is taken back then, which may cost one more.
+    pub(crate) stops: u32,
     pub(crate) reboots: u32,
     /// How long its device was without power meanwhile.
     pub(crate) off: Duration,
@@ -47,6 +49,7 @@ impl Record {
             rotten: false,
             deaths: 0,
             kills: 0,
+            stops: 0,
             reboots: 0,
             off: Duration::ZERO,
         }
@@ -146,8 +149,15 @@ impl Judge {
         let Some(number) = killer else { return };
         let record = self.record_mut(device, number);
         record.kills += 1;
-        if record.kills > DEATHS {
+        if record.kills > DEATHS + record.stops {
             self.violated(Rule::Poison, now, format!("d{device} #{number} killed a third process"));
+        }
+    }
+
+    /// A process of the device is asked to end.
+    pub(crate) fn process_stops(&mut self, device: u16) {
+        for record in &mut self.records[usize::from(device)] {
+            record.stops += u32::from(record.ending.is_none());
         }
     }
 
