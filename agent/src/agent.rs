@@ -14,7 +14,7 @@ use hedge_link::{Link, LinkError, LinkEvent, LinkEvents, LinkHandle};
 use hedge_wire::{BootId, ClassState, ModelId};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
-use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout};
+use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 
 use crate::api::{self, ApiState};
 use crate::catalog::Catalog;
@@ -27,6 +27,7 @@ use crate::model::ModelError;
 use crate::presence::{self, Presence};
 use crate::routing::{Auditor, Keeper, Routes, SignedTime};
 use crate::row::Shared;
+use crate::wait;
 
 /// Words of the gateway to the class that may wait to be heard.
 const CLASS_WORDS: usize = 64;
@@ -423,12 +424,6 @@ async fn watch_link(cloud: Arc<Cloud>, mut events: LinkEvents, presence: Option<
     // The first connection's birth message is as new as can be; a later one's may be old.
     let mut connected = false;
     loop {
-        let settled = async {
-            match settle_at {
-                Some(at) => sleep_until(at).await,
-                None => std::future::pending().await,
-            }
-        };
         tokio::select! {
             event = events.next() => match event {
                 Some(event) => {
@@ -440,7 +435,7 @@ async fn watch_link(cloud: Arc<Cloud>, mut events: LinkEvents, presence: Option<
                 }
                 None => break,
             },
-            () = settled => {
+            () = wait::until(settle_at) => {
                 cloud.settle();
                 settle_at = None;
             }

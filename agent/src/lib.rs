@@ -23,6 +23,7 @@ mod row;
 mod scan;
 mod score;
 mod source;
+mod wait;
 
 pub use agent::{Agent, DiskFailed, StartError, start, start_on};
 pub use budget::OverBudget;

@@ -115,8 +115,8 @@ impl AgentSetup {
     /// If it does not become ready.
     #[must_use]
     pub fn launch(&self, folder: TempDir) -> Agent {
-        let mut agent = command(&binaries().agent);
-        agent.envs(self.environment.iter().cloned()).arg("--config").arg(folder.path().join(AGENT_TOML));
+        let mut agent = agent_in(&folder);
+        agent.envs(self.environment.iter().cloned());
         Agent::launch(agent, folder)
     }
 
@@ -162,9 +162,7 @@ impl Agent {
     pub fn restart(self) -> Self {
         let Self { mut program, folder, .. } = self;
         program.kill();
-        let mut agent = command(&binaries().agent);
-        agent.arg("--config").arg(folder.path().join(AGENT_TOML));
-        Self::launch(agent, folder)
+        Self::launch(agent_in(&folder), folder)
     }
 
     fn launch(agent: Command, folder: TempDir) -> Self {
@@ -303,4 +301,11 @@ impl Gateway {
 pub fn metric(address: SocketAddr, name: &str) -> Option<f64> {
     let text = Client::new(address).get("/metrics").ok()?.text();
     text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')?.trim().parse().ok())
+}
+
+/// An agent by the configuration in this folder.
+fn agent_in(folder: &TempDir) -> Command {
+    let mut agent = command(&binaries().agent);
+    agent.arg("--config").arg(folder.path().join(AGENT_TOML));
+    agent
 }

@@ -17,10 +17,11 @@ use hedge_agent_core::{NotSent, Upload, UploadAction, UploadEvent};
 use hedge_link::{Outcome, PublishError};
 use hedge_wire::{BodyPlan, GatewayId, Offer, Part, Query, Reply, RequestId};
 use tokio::task::JoinHandle;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::Instant;
 
 use super::Cloud;
 use super::table::{Message, News, Seat};
+use crate::wait;
 
 /// Queries with more bytes of tensors than this are encoded off the reactor (compressing and digesting them takes about 1 ms).
 const LARGE_QUERY: usize = 256 * 1024;
@@ -133,7 +134,7 @@ impl Question {
             let done = tokio::select! {
                 news = self.seat.next() => self.heard(news),
                 body = encoding => self.encoded(body.unwrap_or(Err(NotSent::TooLarge))),
-                () = at(self.resume_at) => self.resume().err().map(CloudEvent::NotSent),
+                () = wait::until(self.resume_at) => self.resume().err().map(CloudEvent::NotSent),
             };
             if let Some(event) = done {
                 return event;
@@ -316,14 +317,6 @@ fn encode(query: &Query) -> Result<Encoded, NotSent> {
 
 fn encode_for_parts(query: &Query) -> Result<Encoded, NotSent> {
     query.encode_upload().map(|body| Encoded::InParts(body.into())).map_err(|_| NotSent::TooLarge)
-}
-
-/// Waits until then, or for ever.
-async fn at(time: Option<Instant>) {
-    match time {
-        Some(time) => sleep_until(time).await,
-        None => std::future::pending().await,
-    }
 }
 
 fn tensor_bytes(query: &Query) -> usize {

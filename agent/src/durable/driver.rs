@@ -11,7 +11,7 @@ use hedge_agent_spool::{Found, OutboxConfig, OutboxError, OutboxStore, StoreRepo
 use hedge_wire::{Digest, RequestId};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::{self, JoinError, JoinSet};
-use tokio::time::{Instant, sleep_until};
+use tokio::time::Instant;
 
 use super::asker::Asker;
 use super::clock::MachineClock;
@@ -22,6 +22,7 @@ use super::{Call, Durable, WAITING};
 use crate::catalog::Catalog;
 use crate::metrics::Metrics;
 use crate::row::Shared;
+use crate::wait;
 
 mod actions;
 
@@ -177,7 +178,7 @@ impl Driver {
                 // The driver itself holds a sender.
                 Some(call) = self.calls.recv() => self.take(call),
                 () = cloud.outbox_news() => self.look_at_the_cloud(),
-                () = at(self.wake) => {
+                () = wait::until(self.wake) => {
                     self.wake = None;
                     self.feed(OutboxEvent::Timer);
                 }
@@ -326,13 +327,5 @@ impl Known {
 
     fn has_label(&self) -> bool {
         self.placed.as_ref().is_some_and(|placed| placed.label.is_some())
-    }
-}
-
-/// Waits until then, or for ever.
-async fn at(time: Option<Instant>) {
-    match time {
-        Some(time) => sleep_until(time).await,
-        None => std::future::pending().await,
     }
 }
