@@ -54,8 +54,9 @@ pub(super) enum Stage<A> {
     Running,
     /// The cloud has been asked.
     Sent { until: Duration },
-    /// The ending is being persisted; without a write, it is to be tried again then.
-    Finishing { write: Option<WriteId>, retry_at: Duration, ending: Ending<A> },
+    /// The ending is being persisted; without a write, it is to be tried again then. `unnoted`: the disk still counts
+    /// an attempt that the process has survived, and no note of that is on its way.
+    Finishing { write: Option<WriteId>, retry_at: Duration, unnoted: bool, ending: Ending<A> },
 }
 
 /// What an entry waits its turn for. In the order in which turns are taken.

@@ -121,11 +121,17 @@ impl<A: Clone> Outbox<A> {
                 entry.attempts = entry.attempts.saturating_sub(1);
                 entry.stage = Stage::Waiting { due: Some(retry) };
             }),
-            Stage::Finishing { write: Some(own), .. } if *own == write => self.change(seq, |entry| {
-                if let Stage::Finishing { write, retry_at, .. } = &mut entry.stage {
-                    (*write, *retry_at) = (None, retry);
+            &Stage::Finishing { write: Some(own), unnoted, .. } if own == write => {
+                self.change(seq, |entry| {
+                    if let Stage::Finishing { write, retry_at, .. } = &mut entry.stage {
+                        (*write, *retry_at) = (None, retry);
+                    }
+                });
+                // The process may go before the ending is kept, and the next one must not blame what this one survived.
+                if unnoted {
+                    self.note(seq, now, actions);
                 }
-            }),
+            }
             _ => {}
         }
     }
@@ -254,12 +260,8 @@ impl<A: Clone> Outbox<A> {
 
     /// Writes down what is left, so that a reboot costs little of it.
     fn restamp(&mut self, seq: Seq, now: Duration, actions: &mut Vec<OutboxAction<A>>) {
-        let boot = self.boot;
-        let head = self.change(seq, |entry| {
-            entry.restamp_at = now.saturating_add(entry.restamp_every);
-            entry.head(boot, now)
-        });
-        actions.push(OutboxAction::Note(Change::Update(head)));
+        self.change(seq, |entry| entry.restamp_at = now.saturating_add(entry.restamp_every));
+        self.note(seq, now, actions);
     }
 
     fn end(&mut self, id: RequestId, ending: Ending<A>, now: Duration, actions: &mut Vec<OutboxAction<A>>) {
@@ -269,11 +271,14 @@ impl<A: Clone> Outbox<A> {
     }
 
     pub(super) fn finish(&mut self, seq: Seq, ending: Ending<A>, now: Duration, actions: &mut Vec<OutboxAction<A>>) {
+        // Once it is kept, the ending takes the entry, attempts and all, off the disk.
+        let unnoted = self.survive(seq);
         let expiry = Expiry::new(self.boot, now.saturating_add(self.settings.keep), now);
         let entry = self.entry(seq);
         let head = ResultHead { id: entry.id, digest: entry.digest, fetched: false, expiry };
         let write = self.persist(seq, Change::Finish { head, ending: ending.clone() }, actions);
-        self.change(seq, |entry| entry.stage = Stage::Finishing { write: Some(write), retry_at: now, ending });
+        let stage = Stage::Finishing { write: Some(write), retry_at: now, unnoted, ending };
+        self.change(seq, |entry| entry.stage = stage);
     }
 
     fn finished(&mut self, seq: Seq, now: Duration, actions: &mut Vec<OutboxAction<A>>) {

@@ -244,7 +244,7 @@ fn a_full_disk_refuses_new_work_and_delays_what_was_accepted() {
     assert_eq!(bench.outbox.standing(&id(1)), Standing::Unknown);
 
     bench.run(2, Ran::Final("edge"));
-    assert_eq!(bench.full(), "", "the answer is not given before it is kept");
+    assert_eq!(bench.full(), "note update 2 attempts 0", "the answer is not given before it is kept");
     assert_eq!(bench.wait(1_000).on(OutboxEvent::Timer), r#"persist finish 2 Answered("edge")"#);
     bench.accept(3);
     bench.accept(4);
@@ -256,6 +256,18 @@ fn a_full_disk_refuses_new_work_and_delays_what_was_accepted() {
     bench.keep();
     assert_eq!(bench.full(), "", "the attempt was not written down: nothing is executed");
     assert_eq!(bench.wait(1_000).on(OutboxEvent::Timer), "persist update 4 attempts 1");
+}
+
+#[test]
+fn what_was_survived_is_not_blamed_when_its_ending_finds_no_space() {
+    let (mut bench, _) = Bench::restored(vec![Saved::Entry(head(1, 1, false))]);
+    bench.on(OutboxEvent::Timer);
+    assert_eq!(bench.keep(), "execute 1 Routed");
+    let ended = OutboxEvent::Ran { id: id(1), ran: Ran::Final("edge") };
+    assert_eq!(bench.on(ended), r#"persist finish 1 Answered("edge")"#);
+    assert_eq!(bench.full(), "note update 1 attempts 0", "the process may be stopped before there is space");
+    assert_eq!(bench.wait(1_000).on(OutboxEvent::Timer), r#"persist finish 1 Answered("edge")"#);
+    assert_eq!(bench.full(), "", "one note is enough");
 }
 
 #[test]

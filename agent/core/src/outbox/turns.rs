@@ -100,12 +100,13 @@ impl<A: Clone> Outbox<A> {
 
     /// The attempt that was written down is none.
     pub(super) fn take_back(&mut self, seq: Seq, now: Duration, actions: &mut Vec<OutboxAction<A>>) {
-        let boot = self.boot;
-        let head = self.change(seq, |entry| {
-            entry.attempts = entry.attempts.saturating_sub(1);
-            entry.head(boot, now)
-        });
-        actions.push(OutboxAction::Note(Change::Update(head)));
+        self.change(seq, |entry| entry.attempts = entry.attempts.saturating_sub(1));
+        self.note(seq, now, actions);
+    }
+
+    /// Brings what the disk says of the entry up to date; nothing waits for it.
+    pub(super) fn note(&self, seq: Seq, now: Duration, actions: &mut Vec<OutboxAction<A>>) {
+        actions.push(OutboxAction::Note(Change::Update(self.entry(seq).head(self.boot, now))));
     }
 
     pub(super) fn execute(&mut self, seq: Seq, actions: &mut Vec<OutboxAction<A>>) {
@@ -149,20 +150,25 @@ impl<A: Clone> Outbox<A> {
         });
     }
 
-    /// If the entry is being executed or sent, the process has survived that: the attempt is not held against it. To be
-    /// called before its stage changes.
+    /// As [`survive`](Self::survive), and written down.
     pub(super) fn prove(&mut self, seq: Seq, now: Duration, actions: &mut Vec<OutboxAction<A>>) {
+        if self.survive(seq) {
+            self.note(seq, now, actions);
+        }
+    }
+
+    /// If the entry is being executed or sent, the process has survived that: the attempt is not held against it. To be
+    /// called before its stage changes. Whether this is news.
+    pub(super) fn survive(&mut self, seq: Seq) -> bool {
         let entry = self.entry(seq);
         if entry.proved || !matches!(entry.stage, Stage::Running | Stage::Sent { .. }) {
-            return;
+            return false;
         }
-        let boot = self.boot;
-        let head = self.change(seq, |entry| {
+        self.change(seq, |entry| {
             entry.proved = true;
             entry.suspect = false;
             entry.attempts = 0;
-            entry.head(boot, now)
         });
-        actions.push(OutboxAction::Note(Change::Update(head)));
+        true
     }
 }

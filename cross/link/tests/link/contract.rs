@@ -463,7 +463,9 @@ pub(crate) async fn forty_clients_of_which_half_are_cut_lose_nothing_that_was_ac
 /// Sends labels one by one, each again until it is acknowledged, and returns them.
 async fn send_labels(config: LinkConfig, messages: usize) -> Vec<Bytes> {
     let client = config.client_id.clone();
-    let (handle, mut events) = up(config).await;
+    // Not `up`: the link may be cut again before anyone looks.
+    let (handle, mut events) = hedge_link::start(config).unwrap();
+    events.up().await;
     let mut acknowledged = Vec::new();
     while acknowledged.len() < messages {
         let label = Bytes::from(format!("{client} {}", acknowledged.len()));
