@@ -11,6 +11,7 @@ use hedge_agent_core::outbox::{Change, WriteId};
 use hedge_agent_spool::{OutboxConfig, StoreReport};
 
 use crate::child::{self, Open, Random};
+use crate::mount::{self, Mount};
 
 /// Callers at a time.
 const CALLERS: u64 = 64;
@@ -19,6 +20,15 @@ const PAYLOAD: usize = 1024;
 /// Rounds, and fsyncs measured in each.
 const ROUNDS: u64 = 10;
 const FSYNCS: usize = 40;
+
+/// The longest that one caller waits beyond an fsync.
+const BEYOND_AN_FSYNC: Duration = Duration::from_millis(6);
+/// What the callers together are to reach, as a multiple of the disk's fsyncs, where an fsync takes this long. On a faster disk
+/// it is the processor that limits them, not the disk.
+const TIMES_THE_FSYNCS: f64 = 20.0;
+const SLOW_FSYNC: Duration = Duration::from_millis(1);
+/// Size of the file system on a loop device.
+const MIB: u64 = 512;
 
 /// What was measured.
 #[derive(Default, Debug)]
@@ -32,14 +42,25 @@ pub(crate) struct Pace {
     pub(crate) together_p50: Duration,
 }
 
-/// In rounds, because what else the machine does changes what a disk can.
-pub(crate) fn run(count: u64) -> Result<Pace, String> {
+/// On the disk of temporary files and, where that can be had, on an ext4 on a loop device, whose fsync takes the milliseconds
+/// that an SD card's does.
+pub(crate) fn run(count: u64) -> Result<Vec<(&'static str, Pace)>, String> {
     let scratch = child::scratch()?;
-    let mut open = Open::new(OutboxConfig::new(scratch.path().join("store")))?;
+    let mut paces = vec![("the disk of temporary files", on(scratch.path(), count)?)];
+    if mount::missing().is_none() {
+        let mount = Mount::ext4(scratch.path(), MIB)?;
+        paces.push(("an ext4 on a loop device", on(mount.folder(), count)?));
+    }
+    Ok(paces)
+}
+
+/// In rounds, because what else the machine does changes what a disk can.
+fn on(folder: &Path, count: u64) -> Result<Pace, String> {
+    let mut open = Open::new(OutboxConfig::new(folder.join("store")))?;
     let mut random = Random(1);
     let (mut fsyncs, mut alone, mut together, mut spent) = (Vec::new(), Vec::new(), Vec::new(), Duration::ZERO);
     for _ in 0..ROUNDS {
-        fsyncs.extend(self::fsyncs(scratch.path())?);
+        fsyncs.extend(self::fsyncs(folder)?);
         for _ in 0..(count / ROUNDS).min(200) {
             alone.push(accept(&mut open, &mut random)?);
         }
@@ -109,6 +130,13 @@ fn together(open: &mut Open, random: &mut Random, count: u64) -> Result<Vec<Dura
         }
     }
     Ok(took)
+}
+
+impl Pace {
+    pub(crate) fn holds(&self) -> bool {
+        let together = self.fsync_p50 < SLOW_FSYNC || self.together >= TIMES_THE_FSYNCS * self.fsyncs;
+        self.alone_p50 <= self.fsync_p50 + BEYOND_AN_FSYNC && together
+    }
 }
 
 impl fmt::Display for Pace {
