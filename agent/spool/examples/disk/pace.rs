@@ -21,12 +21,6 @@ const PAYLOAD: usize = 1024;
 const ROUNDS: u64 = 10;
 const FSYNCS: usize = 40;
 
-/// The longest that one caller waits beyond an fsync.
-const BEYOND_AN_FSYNC: Duration = Duration::from_millis(6);
-/// What the callers together are to reach, as a multiple of the disk's fsyncs, where an fsync takes this long. On a faster disk
-/// it is the processor that limits them, not the disk.
-const TIMES_THE_FSYNCS: f64 = 20.0;
-const SLOW_FSYNC: Duration = Duration::from_millis(1);
 /// Size of the file system on a loop device.
 const MIB: u64 = 512;
 
@@ -130,13 +124,6 @@ fn together(open: &mut Open, random: &mut Random, count: u64) -> Result<Vec<Dura
         }
     }
     Ok(took)
-}
-
-impl Pace {
-    pub(crate) fn holds(&self) -> bool {
-        let together = self.fsync_p50 < SLOW_FSYNC || self.together >= TIMES_THE_FSYNCS * self.fsyncs;
-        self.alone_p50 <= self.fsync_p50 + BEYOND_AN_FSYNC && together
-    }
 }
 
 impl fmt::Display for Pace {
