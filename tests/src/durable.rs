@@ -145,7 +145,11 @@ impl Requests {
             drop(records);
             return self.breaks(&format!("request {index} ended twice: {first:?}, and with {}", response.text()));
         }
-        record.end = Some(end);
+        let is_news = record.end.replace(end).is_none();
+        drop(records);
+        if is_news && response.status != 200 {
+            self.breaks(&format!("request {index} failed with {}: {}", response.status, response.text()));
+        }
     }
 
     /// Asks for the end of every request that was accepted, of those that have one as well, until all have one or `limit` passes.

@@ -1,8 +1,9 @@
 """Real models answer as onnxruntime does: on random inputs, and on real ones where there are any.
 
-  models_check.py HEDGE SHARED [cpu|gpu]
+  models_check.py HEDGE SHARED [cpu|gpu [MODEL.onnx ...]]
 
-The bound is 1e-4 * max(1, largest reference). SHARED holds models/ and data/.
+The bound is 1e-4 * max(1, largest reference). SHARED holds models/ and data/; where models are named, these are compared on
+random inputs instead.
 """
 import base64
 import glob
@@ -125,6 +126,11 @@ def magika(model):
 
 
 def main():
+    named = sys.argv[4:]
+    for model in named:
+        on_random_inputs(model)
+    if named:
+        return
     models = sorted(glob.glob(f"{SHARED}/models/*.onnx"))
     assert models, f"there are no models in {SHARED}"
     for model in models:

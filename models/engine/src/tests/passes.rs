@@ -182,9 +182,9 @@ fn a_layer_that_somebody_else_takes_too_keeps_its_weights() {
     assert_eq!(report.total(), 0);
 }
 
-/// `0.5 u (1 + erf(u / sqrt 2))` as exporters order it.
-fn written_gelu(b: &mut GraphBuilder, u: &str, form: usize) -> String {
-    let (half, one) = (b.init("half", Tensor::scalar(0.5f32)), b.init("one", Tensor::scalar(1f32)));
+/// `0.5 u (1 + erf(u / sqrt 2))` as exporters order it, the one with dimensions of its own.
+fn written_gelu(b: &mut GraphBuilder, u: &str, form: usize, one: &[usize]) -> String {
+    let (half, one) = (b.init("half", Tensor::scalar(0.5f32)), b.init("one", floats(one, &[1.0])));
     if form == 3 {
         let (three, cubic) = (b.init("three", Tensor::scalar(3f32)), b.init("cubic", Tensor::scalar(0.044_715f32)));
         let root = b.init("root", Tensor::scalar(std::f32::consts::FRAC_2_PI.sqrt()));
@@ -220,10 +220,32 @@ fn gelu_is_recognised_in_every_form_that_exporters_write() {
         let mut b = GraphBuilder::new("gelu");
         let x = b.input("x", DType::F32, &dims(&[2, 7]));
         let u = b.op("Neg", &[&x], &[]);
-        let y = written_gelu(&mut b, &u, form);
+        let y = written_gelu(&mut b, &u, form, &[]);
         let (ops, _) = unchanged(&closed(b, &y), &[Random(4).tensor(&[2, 7])]);
         assert_eq!(ops, ["Neg", "hedge.Gelu"], "form {form}");
     }
+}
+
+#[test]
+fn a_number_with_dimensions_is_a_number_unless_it_adds_dimensions() {
+    for (one, recognised) in [(vec![1, 1], true), (vec![1, 1, 1], false)] {
+        let mut b = GraphBuilder::new("numbers");
+        let x = b.input("x", DType::F32, &dims(&[2, 7]));
+        let y = written_gelu(&mut b, &x, 0, &one);
+        let (ops, report) = unchanged(&closed(b, &y), &[Random(4).tensor(&[2, 7])]);
+        assert_eq!(ops == ["hedge.Gelu"], recognised, "{one:?}: {ops:?}");
+        assert_eq!(report.counts.get("scalars").is_some(), recognised, "{one:?}");
+    }
+}
+
+#[test]
+fn two_numbers_with_dimensions_keep_them() {
+    let mut b = GraphBuilder::new("numbers");
+    let x = b.input("x", DType::F32, &[]);
+    let (one, two) = (b.init("one", floats(&[1, 1], &[1.0])), b.init("two", floats(&[1, 1], &[2.0])));
+    let s = b.op("Add", &[&one, &two], &[]);
+    let y = b.op("Mul", &[&s, &x], &[]);
+    unchanged(&closed(b, &y), &[floats(&[], &[3.0])]);
 }
 
 #[test]
@@ -393,7 +415,7 @@ fn random_graph(random: &mut Random) -> Graph {
                 b.op("Add", &[&c, &u], &[])
             }
             5 => b.op("Identity", &[&u], &[]),
-            6 => written_gelu(&mut b, &u, index % 4),
+            6 => written_gelu(&mut b, &u, index % 4, &[]),
             7 => b.op("Softmax", &[&u], &[("axis", Attribute::Int(-1))]),
             8 => {
                 let turned = b.op("Transpose", &[&u], &[("perm", Attribute::from([1, 0]))]);

@@ -2,15 +2,9 @@
 
 use hedge_tensor::{DType, Tensor};
 
-use super::pattern::{Rewrite, either, rewrite};
+use super::pattern::{Rewrite, either};
 use super::scan::{Scan, input, is, output};
-use crate::{Attribute, Graph, Node};
-
-/// Takes constant factors and addends of each channel into the weights and biases of convolutions and products; returns
-/// how many.
-pub fn fuse_channel_constants(graph: &mut Graph) -> usize {
-    rewrite(graph, matched)
-}
+use crate::{Attribute, Node};
 
 /// `x * factor + offset`, channel by channel; one element serves all channels.
 pub(super) struct Affine {
@@ -32,7 +26,8 @@ impl Affine {
     }
 }
 
-fn matched(scan: &Scan<'_>, index: usize) -> Option<Rewrite> {
+/// Takes a constant factor or addend of each channel into the weights and biases of the convolution or product before it.
+pub(super) fn matched(scan: &Scan<'_>, index: usize) -> Option<Rewrite> {
     let node = &scan.graph.nodes[index];
     output(node)?;
     let constant = |value: &str, layer: &str| channel_values(scan, value, layer);

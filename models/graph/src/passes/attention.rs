@@ -5,16 +5,12 @@
 //! shapes of a run are others, so that nothing has to be known here.
 
 use super::DOMAIN;
-use super::pattern::{Rewrite, either, is_about, rewrite};
+use super::pattern::{Rewrite, either, is_about};
 use super::scan::{Scan, input, is};
-use crate::{Attribute, Graph, Node};
+use crate::{Attribute, Node};
 
-/// Puts `hedge.Attention` in the place of each written-out attention; returns how many.
-pub fn recognise_attention(graph: &mut Graph) -> usize {
-    rewrite(graph, matched)
-}
-
-fn matched(scan: &Scan<'_>, index: usize) -> Option<Rewrite> {
+/// Puts `hedge.Attention` in the place of a written-out attention.
+pub(super) fn matched(scan: &Scan<'_>, index: usize) -> Option<Rewrite> {
     let root = &scan.graph.nodes[index];
     if !is(root, "MatMul") {
         return None;

@@ -2,16 +2,11 @@
 //! them.
 
 use super::absorb::{Affine, absorb};
-use super::pattern::{Rewrite, rewrite};
+use super::pattern::Rewrite;
 use super::scan::{Scan, input, is, output};
-use crate::Graph;
 
-/// Folds batch normalizations into the convolutions and products before them; returns how many.
-pub fn fuse_batch_norm(graph: &mut Graph) -> usize {
-    rewrite(graph, matched)
-}
-
-fn matched(scan: &Scan<'_>, index: usize) -> Option<Rewrite> {
+/// Folds a batch normalization into the convolution or product before it.
+pub(super) fn matched(scan: &Scan<'_>, index: usize) -> Option<Rewrite> {
     let node = &scan.graph.nodes[index];
     let per_channel = node.int("spatial", 1) != 0 && node.int("training_mode", 0) == 0;
     if !is(node, "BatchNormalization") || !per_channel || output(node).is_none() {

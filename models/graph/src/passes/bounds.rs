@@ -4,17 +4,13 @@
 use hedge_tensor::{DType, Tensor};
 
 use super::DOMAIN;
-use super::pattern::{Rewrite, rewrite};
+use super::pattern::Rewrite;
 use super::scan::{Scan, input, is, output};
-use crate::{Attribute, Graph, Node};
+use crate::{Attribute, Node};
 
-/// Puts `hedge.Conv`, whose outputs lie between its attributes `least` and `most` (either may be absent), in the place of each
-/// convolution with a bound behind it; returns how many.
-pub fn fuse_bounds(graph: &mut Graph) -> usize {
-    rewrite(graph, matched)
-}
-
-fn matched(scan: &Scan<'_>, index: usize) -> Option<Rewrite> {
+/// Puts `hedge.Conv`, whose outputs lie between its attributes `least` and `most` (either may be absent), in the place of a
+/// convolution with a bound behind it.
+pub(super) fn matched(scan: &Scan<'_>, index: usize) -> Option<Rewrite> {
     let root = &scan.graph.nodes[index];
     let bounds = Bounds::of(scan, root)?;
     let (maker, layer) = scan.only(input(root, 0), "Conv")?;

@@ -4,16 +4,12 @@
 use std::f64::consts::{FRAC_1_SQRT_2, FRAC_2_PI};
 
 use super::DOMAIN;
-use super::pattern::{Product, Rewrite, either, is_about, rewrite};
+use super::pattern::{Product, Rewrite, either, is_about};
 use super::scan::{Scan, input, is};
-use crate::{Attribute, Graph, Node};
+use crate::{Attribute, Node};
 
-/// Puts `hedge.Gelu` in the place of each written-out GELU; returns how many.
-pub fn recognise_gelu(graph: &mut Graph) -> usize {
-    rewrite(graph, matched)
-}
-
-fn matched(scan: &Scan<'_>, index: usize) -> Option<Rewrite> {
+/// Puts `hedge.Gelu` in the place of a written-out GELU.
+pub(super) fn matched(scan: &Scan<'_>, index: usize) -> Option<Rewrite> {
     let product = Product::of(scan, index)?;
     let &[a, b] = product.values.as_slice() else { return None };
     if !is_about(product.number, 0.5) {

@@ -2,16 +2,12 @@
 //! last dimension.
 
 use super::DOMAIN;
-use super::pattern::{Rewrite, either, rewrite};
+use super::pattern::{Rewrite, either};
 use super::scan::{Scan, input, is};
-use crate::{Attribute, Graph, Node};
+use crate::{Attribute, Node};
 
-/// Puts `hedge.LayerNormalization` in the place of each written-out one; returns how many.
-pub fn recognise_layer_norm(graph: &mut Graph) -> usize {
-    rewrite(graph, matched)
-}
-
-fn matched(scan: &Scan<'_>, index: usize) -> Option<Rewrite> {
+/// Puts `hedge.LayerNormalization` in the place of a written-out one.
+pub(super) fn matched(scan: &Scan<'_>, index: usize) -> Option<Rewrite> {
     let root = &scan.graph.nodes[index];
     let (bias, scaled) = vector_beside(scan, root, "Add")?;
     let (scale_node, node) = scan.only(scaled, "Mul")?;

@@ -25,6 +25,7 @@ mod one_hot;
 mod pattern;
 mod quantized;
 mod rms_norm;
+mod scalars;
 mod scan;
 
 #[cfg(test)]
@@ -32,21 +33,15 @@ mod tests;
 
 use std::collections::BTreeMap;
 
-pub use absorb::fuse_channel_constants;
-pub use attention::recognise_attention;
-pub use batch_norm::fuse_batch_norm;
-pub use bounds::fuse_bounds;
 pub use common::share_common_nodes;
 pub(crate) use constants::constant_of;
 pub use constants::{Evaluate, fold_constants, lift_constants};
 pub use dead::dead_nodes;
-pub use gelu::recognise_gelu;
-pub use layer_norm::recognise_layer_norm;
 pub use noop::remove_no_ops;
-pub use one_hot::recognise_one_hot_products;
 pub use quantized::fuse_quantized_groups;
-pub use rms_norm::recognise_rms_norm;
+pub use scalars::flatten_scalars;
 
+use self::pattern::Matcher;
 use crate::Graph;
 
 /// The domain of the operators that passes make.
@@ -77,6 +72,23 @@ impl Report {
         self.counts.values().sum()
     }
 
+    fn run(&mut self, passes: &[Pass], graph: &mut Graph) {
+        for (name, pass) in passes {
+            let count = pass(graph);
+            self.add(name, count);
+        }
+    }
+
+    /// Each kind of pattern once.
+    fn rewrite(&mut self, graph: &mut Graph) {
+        let kinds = PATTERNS.map(|(_, matched)| matched);
+        let mut next = 0;
+        while let Some((kind, count)) = pattern::rewrite_first(graph, &kinds[next..]) {
+            self.add(PATTERNS[next + kind].0, count);
+            next += kind + 1;
+        }
+    }
+
     fn add(&mut self, pass: &'static str, count: usize) {
         if count > 0 {
             *self.counts.entry(pass).or_default() += count;
@@ -86,20 +98,24 @@ impl Report {
 
 type Pass = (&'static str, fn(&mut Graph) -> usize);
 
-const PASSES: [Pass; 12] = [
-    ("no-ops", remove_no_ops),
-    ("common nodes", share_common_nodes),
-    ("BatchNorm", fuse_batch_norm),
-    ("channel constants", fuse_channel_constants),
-    ("bounds", fuse_bounds),
-    ("GELU", recognise_gelu),
-    ("LayerNorm", recognise_layer_norm),
-    ("RMSNorm", recognise_rms_norm),
-    ("attention", recognise_attention),
-    ("one-hot products", recognise_one_hot_products),
-    ("no-ops", remove_no_ops),
-    ("dead nodes", dead_nodes),
+/// What makes a graph plainer, so that patterns are found.
+const PLAINER: [Pass; 3] =
+    [("no-ops", remove_no_ops), ("scalars", flatten_scalars), ("common nodes", share_common_nodes)];
+
+/// Patterns of nodes, each with what one node in their place is called, in the order in which they are looked for.
+const PATTERNS: [(&str, Matcher); 8] = [
+    ("BatchNorm", batch_norm::matched),
+    ("channel constants", absorb::matched),
+    ("bounds", bounds::matched),
+    ("GELU", gelu::matched),
+    ("LayerNorm", layer_norm::matched),
+    ("RMSNorm", rms_norm::matched),
+    ("attention", attention::matched),
+    ("one-hot products", one_hot::matched),
 ];
+
+/// What patterns leave behind.
+const REST: [Pass; 2] = [("no-ops", remove_no_ops), ("dead nodes", dead_nodes)];
 
 /// Runs all passes until none finds anything more. A valid graph stays valid; a second call changes nothing.
 pub fn optimize(graph: &mut Graph, options: &Options<'_>) -> Report {
@@ -116,10 +132,9 @@ pub fn optimize(graph: &mut Graph, options: &Options<'_>) -> Report {
         if let Some(evaluate) = options.evaluate {
             report.add("constants", fold_constants(graph, evaluate));
         }
-        for (name, pass) in PASSES {
-            let count = pass(graph);
-            report.add(name, count);
-        }
+        report.run(&PLAINER, graph);
+        report.rewrite(graph);
+        report.run(&REST, graph);
         if report.total() == before {
             break;
         }

@@ -6,16 +6,12 @@
 use hedge_tensor::{DType, Tensor};
 
 use super::DOMAIN;
-use super::pattern::{Rewrite, either, rewrite};
+use super::pattern::{Rewrite, either};
 use super::scan::{Scan, input, is};
-use crate::{Dim, Graph, Node};
+use crate::{Dim, Node};
 
-/// Puts `hedge.PickRows` in the place of each product with one-hot rows; returns how many.
-pub fn recognise_one_hot_products(graph: &mut Graph) -> usize {
-    rewrite(graph, matched)
-}
-
-fn matched(scan: &Scan<'_>, index: usize) -> Option<Rewrite> {
+/// Puts `hedge.PickRows` in the place of a product with one-hot rows.
+pub(super) fn matched(scan: &Scan<'_>, index: usize) -> Option<Rewrite> {
     let root = &scan.graph.nodes[index];
     let table = scan.constant(input(root, 1)).filter(|_| is(root, "MatMul"))?;
     let &[rows, columns] = table.shape() else { return None };

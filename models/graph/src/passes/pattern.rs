@@ -18,13 +18,28 @@ pub(super) struct Rewrite {
     pub(super) consumed: Vec<usize>,
 }
 
+/// A kind of pattern: what takes the place of one that ends in this node.
+pub(super) type Matcher = fn(&Scan<'_>, usize) -> Option<Rewrite>;
+
 /// Replaces each pattern that `matched` finds to end at a node; returns how many.
 pub(super) fn rewrite(graph: &mut Graph, matched: impl Fn(&Scan<'_>, usize) -> Option<Rewrite>) -> usize {
+    let found = find(&Scan::new(graph), matched);
+    replace(graph, found)
+}
+
+/// Replaces the patterns of the first of these kinds that there are any of; says which kind, and how many. One scan serves all
+/// kinds that are not there, which are most of them in most models.
+pub(super) fn rewrite_first(graph: &mut Graph, kinds: &[Matcher]) -> Option<(usize, usize)> {
     let scan = Scan::new(graph);
+    let found = kinds.iter().map(|matched| find(&scan, matched)).enumerate().find(|(_, found)| !found.is_empty());
+    found.map(|(kind, found)| (kind, replace(graph, found)))
+}
+
+fn find(scan: &Scan<'_>, matched: impl Fn(&Scan<'_>, usize) -> Option<Rewrite>) -> Vec<(usize, Rewrite)> {
     let mut touched = HashSet::new();
     let mut rewrites = Vec::new();
-    for index in 0..graph.nodes.len() {
-        let Some(found) = matched(&scan, index) else { continue };
+    for index in 0..scan.graph.nodes.len() {
+        let Some(found) = matched(scan, index) else { continue };
         // Patterns that share a node wait for the next round.
         if touched.contains(&index) || found.consumed.iter().any(|node| touched.contains(node)) {
             continue;
@@ -33,6 +48,11 @@ pub(super) fn rewrite(graph: &mut Graph, matched: impl Fn(&Scan<'_>, usize) -> O
         touched.extend(found.consumed.iter().copied());
         rewrites.push((index, found));
     }
+    rewrites
+}
+
+/// Puts the rewrites where they belong; returns how many.
+fn replace(graph: &mut Graph, rewrites: Vec<(usize, Rewrite)>) -> usize {
     let count = rewrites.len();
     for (index, found) in rewrites {
         graph.initializers.extend(found.constants);

@@ -1,16 +1,11 @@
 //! RMSNorm written out (Zhang and Sennrich, 2019): `x / sqrt(mean(x^2) + eps) * scale` over the last dimension.
 
 use super::layer_norm::{Spread, replaced, vector_beside};
-use super::pattern::{Rewrite, either, rewrite};
+use super::pattern::{Rewrite, either};
 use super::scan::{Scan, input, is};
-use crate::Graph;
 
-/// Puts `hedge.RMSNormalization` in the place of each written-out one; returns how many.
-pub fn recognise_rms_norm(graph: &mut Graph) -> usize {
-    rewrite(graph, matched)
-}
-
-fn matched(scan: &Scan<'_>, index: usize) -> Option<Rewrite> {
+/// Puts `hedge.RMSNormalization` in the place of a written-out one.
+pub(super) fn matched(scan: &Scan<'_>, index: usize) -> Option<Rewrite> {
     let root = &scan.graph.nodes[index];
     let (scale, normal) = vector_beside(scan, root, "Mul")?;
     let (quotient, node) = scan.maker(normal).filter(|_| scan.has_one_taker(normal))?;
