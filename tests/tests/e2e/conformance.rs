@@ -10,12 +10,15 @@ use hedge_tests::binaries::binaries;
 use hedge_tests::needs::need;
 use hedge_tests::program::command;
 use hedge_tests::python::Python;
-use hedge_tests::root;
+use hedge_tests::{asked, root};
 use serde_json::Value;
 
 use crate::devices::has_gpu;
 
 const GET_ONNX: &str = "pip install onnx numpy";
+
+/// How many networks, where `HEDGE_GRAPHS` does not say.
+const GRAPHS: usize = 100;
 
 #[test]
 fn on_the_cpu_every_case_of_onnx_passes_but_for_those_listed() {
@@ -59,6 +62,16 @@ fn real_models_answer_as_onnxruntime_does() {
     let Some(python) = Python::with(&["onnxruntime", "numpy"], "onnxruntime", get) else { return };
     let hedge = binaries().hedge.display().to_string();
     python.run("models_check.py", &[&hedge, &shared.display().to_string()]);
+}
+
+/// `HEDGE_GRAPHS=3000 cargo test --workspace --test e2e networks_drawn` is the long run.
+#[test]
+fn networks_drawn_at_random_answer_as_onnxruntime_does() {
+    let get = "pip install onnxruntime onnx numpy";
+    let Some(python) = Python::with(&["onnxruntime", "onnx", "numpy"], "onnxruntime", get) else { return };
+    let hedge = binaries().hedge.display().to_string();
+    let graphs = asked("HEDGE_GRAPHS").unwrap_or(GRAPHS).to_string();
+    python.run("random_graphs.py", &[&hedge, &graphs]);
 }
 
 /// The folder that `HEDGE_SHARED` names.

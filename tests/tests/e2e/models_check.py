@@ -20,8 +20,6 @@ import wave
 import numpy as np
 import onnxruntime as ort
 
-HEDGE, SHARED = sys.argv[1], sys.argv[2]
-DEVICE = sys.argv[3] if len(sys.argv) > 3 else "cpu"
 BOUND = 1e-4
 TYPES = {"tensor(float)": np.float32, "tensor(int64)": np.int64, "tensor(int32)": np.int32, "tensor(uint8)": np.uint8, "tensor(bool)": bool}
 
@@ -32,16 +30,20 @@ def session(model):
     return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
 
 
-def hedge(model, feed, names):
-    safe = lambda name: re.sub(r"[^A-Za-z0-9_.-]", "_", name)
-    with tempfile.TemporaryDirectory() as folder:
-        command = [HEDGE, "model", "run", model, "--device", DEVICE, "--output-dir", folder + "/out"]
-        for number, (name, array) in enumerate(feed.items()):
-            np.save(f"{folder}/{number}.npy", array)
-            command += ["--input", f"{name}={folder}/{number}.npy"]
-        done = subprocess.run(command, capture_output=True, text=True)
-        assert done.returncode == 0, f"{os.path.basename(model)}: {done.stderr}"
-        return [np.load(f"{folder}/out/{safe(name)}.npy") for name in names]
+class Hedge:
+    def __init__(self, program, device="cpu"):
+        self.program, self.device = program, device
+
+    def run(self, model, feed, names):
+        safe = lambda name: re.sub(r"[^A-Za-z0-9_.-]", "_", name)
+        with tempfile.TemporaryDirectory() as folder:
+            command = [self.program, "model", "run", model, "--device", self.device, "--output-dir", folder + "/out"]
+            for number, (name, array) in enumerate(feed.items()):
+                np.save(f"{folder}/{number}.npy", array)
+                command += ["--input", f"{name}={folder}/{number}.npy"]
+            done = subprocess.run(command, capture_output=True, text=True)
+            assert done.returncode == 0, f"{os.path.basename(model)}: {done.stderr}"
+            return [np.load(f"{folder}/out/{safe(name)}.npy") for name in names]
 
 
 def compare(what, actual, expected):
@@ -55,7 +57,7 @@ def compare(what, actual, expected):
     assert worst <= BOUND, f"{what} differs by {worst:.2e}; {BOUND} is allowed"
 
 
-def on_random_inputs(model):
+def on_random_inputs(hedge, model):
     reference = session(model)
     names = [output.name for output in reference.get_outputs()]
     for seed, free in ((0, 1), (1, 3)):
@@ -65,13 +67,13 @@ def on_random_inputs(model):
             dtype = TYPES[value.type]
             ints = rng.integers(0, 2 if dtype is bool else 100, shape).astype(dtype)
             feed[value.name] = rng.standard_normal(shape).astype(dtype) if dtype == np.float32 else ints
-        compare(f"{os.path.basename(model)}, {free} x random", hedge(model, feed, names), reference.run(None, feed))
+        compare(f"{os.path.basename(model)}, {free} x random", hedge.run(model, feed, names), reference.run(None, feed))
 
 
-def silero(model):
+def silero(hedge, model, shared):
     """The recording in windows of 512 samples with 64 before each, as its authors feed it; the state runs through onnxruntime,
     and every window's answer and next state are compared at once, as a batch."""
-    with wave.open(f"{SHARED}/data/silero-test.wav") as file:
+    with wave.open(f"{shared}/data/silero-test.wav") as file:
         assert file.getframerate() == 16000 and file.getsampwidth() == 2
         sound = np.frombuffer(file.readframes(file.getnframes()), np.int16).astype(np.float32) / 32768
         sound = sound.reshape(-1, file.getnchannels())[:, 0]
@@ -90,7 +92,7 @@ def silero(model):
     expected = [np.concatenate([a for a, _ in answers]), np.concatenate([s for _, s in answers], axis=1)]
     speech = float((expected[0] > 0.5).mean())
     assert 0.1 < speech < 0.99, f"the recording should hold speech and silence, but {speech:.0%} is speech"
-    compare(f"{os.path.basename(model)}, {len(windows)} windows of a recording", hedge(model, feed, names), expected)
+    compare(f"{os.path.basename(model)}, {len(windows)} windows of a recording", hedge.run(model, feed, names), expected)
 
 
 def magika_features(content):
@@ -101,8 +103,8 @@ def magika_features(content):
     return begin + [padding] * (size - len(begin)) + [padding] * (size - len(end)) + end
 
 
-def magika(model):
-    with tarfile.open(f"{SHARED}/data/magika-tests_data.tar.xz") as archive:
+def magika(hedge, model, shared):
+    with tarfile.open(f"{shared}/data/magika-tests_data.tar.xz") as archive:
         name = next(n for n in archive.getnames() if n.endswith("standard_v3_3-inference_examples_by_content.json.gz"))
         by_content = json.loads(gzip.decompress(archive.extractfile(name).read()))
         name = next(n for n in archive.getnames() if n.endswith("standard_v3_3-inference_examples_by_path.json.gz"))
@@ -115,7 +117,7 @@ def magika(model):
     reference = session(model)
     value, names = reference.get_inputs()[0], [output.name for output in reference.get_outputs()]
     feed = {value.name: np.array([magika_features(content) for content, _ in examples], TYPES[value.type])}
-    expected, actual = reference.run(names, feed), hedge(model, feed, names)
+    expected, actual = reference.run(names, feed), hedge.run(model, feed, names)
     compare(f"{os.path.basename(model)}, {len(examples)} golden files", actual, expected)
     golden = np.array([prediction["score"] for _, prediction in examples])
     worst = float(np.abs(actual[0].max(axis=1) - golden).max())
@@ -126,20 +128,22 @@ def magika(model):
 
 
 def main():
-    named = sys.argv[4:]
+    program, shared, device, *named = sys.argv[1:] + ["cpu"][len(sys.argv) - 3 :]
+    hedge = Hedge(program, device)
     for model in named:
-        on_random_inputs(model)
+        on_random_inputs(hedge, model)
     if named:
         return
-    models = sorted(glob.glob(f"{SHARED}/models/*.onnx"))
-    assert models, f"there are no models in {SHARED}"
+    models = sorted(glob.glob(f"{shared}/models/*.onnx"))
+    assert models, f"there are no models in {shared}"
     for model in models:
         if "silero" in model:
-            silero(model)
+            silero(hedge, model, shared)
             continue
-        on_random_inputs(model)
+        on_random_inputs(hedge, model)
         if "magika" in model:
-            magika(model)
+            magika(hedge, model, shared)
 
 
-main()
+if __name__ == "__main__":
+    main()

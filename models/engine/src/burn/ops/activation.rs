@@ -17,7 +17,7 @@ pub(super) fn builder(op: &str) -> Option<Builder> {
     Some(match op {
         "Identity" => |_, _| one(|_, mut inputs| inputs.take(0)),
         "Relu" => |_, _| float_or_int(B::relu, IntUnary::Relu),
-        "Sigmoid" => |_, _| precise(B::sigmoid),
+        "Sigmoid" => |_, _| vectorized(Function::Sigmoid, B::sigmoid),
         "Softplus" => |_, _| precise_with(softplus),
         "Softsign" => |_, _| precise(|x| B::float_div(x.clone(), plus(B::float_abs(x), 1.0))),
         "Mish" => |_, _| precise_with(|x, context| B::float_mul(B::float_tanh(softplus(x.clone(), context)), x)),
@@ -91,7 +91,7 @@ fn swish(x: Primitive, alpha: f64) -> Primitive {
 fn gelu(node: &Node, _: i64) -> Result<BoxOp, OpError> {
     match node.string("approximate").unwrap_or("none") {
         "none" => vectorized(Function::Gelu, B::gelu),
-        "tanh" => precise(tanh_gelu),
+        "tanh" => vectorized(Function::TanhGelu, tanh_gelu),
         other => Err(OpError::new(format!("approximate is {other:?}, but must be none or tanh"))),
     }
 }

@@ -26,6 +26,10 @@ pub(in crate::burn) enum Function {
     Erf,
     /// `x / 2 * (1 + erf(x / sqrt(2)))`.
     Gelu,
+    /// `x / 2 * (1 + tanh(sqrt(2 / pi) * (x + 0.044715 * x^3)))`.
+    TanhGelu,
+    /// `1 / (1 + exp(-x))`.
+    Sigmoid,
 }
 
 /// The function on a tensor, by vectors where that is possible and by `otherwise` where it is not.
@@ -81,6 +85,8 @@ impl<const FUSED: bool> Each<'_, FUSED> {
             Function::Tanh => self.values.iter_mut().for_each(|value| *value = tanh::<FUSED>(*value)),
             Function::Erf => self.values.iter_mut().for_each(|value| *value = erf::<FUSED>(*value)),
             Function::Gelu => self.values.iter_mut().for_each(|value| *value = gelu::<FUSED>(*value)),
+            Function::TanhGelu => self.values.iter_mut().for_each(|value| *value = tanh_gelu::<FUSED>(*value)),
+            Function::Sigmoid => self.values.iter_mut().for_each(|value| *value = sigmoid::<FUSED>(*value)),
         }
     }
 }
@@ -142,6 +148,29 @@ fn gelu<const FUSED: bool>(x: f32) -> f32 {
     0.5 * x * (1.0 + erf::<FUSED>(x * std::f32::consts::FRAC_1_SQRT_2))
 }
 
+/// In the order, and with the roundings, of the nodes that exporters write.
+#[inline(always)]
+fn tanh_gelu<const FUSED: bool>(x: f32) -> f32 {
+    /// sqrt(2 / pi)
+    const ROOT: f32 = 0.797_884_6;
+    let cubic = x * (x * (0.044_715 * x));
+    x * (0.5 * (1.0 + tanh::<FUSED>(ROOT * (x + cubic))))
+}
+
+#[inline(always)]
+fn sigmoid<const FUSED: bool>(x: f32) -> f32 {
+    let power = exp::<FUSED>(-x.abs().min(80.0));
+    let upper = 1.0 / (1.0 + power);
+    // `min` has dropped a NaN.
+    if x.is_nan() {
+        x
+    } else if x < 0.0 {
+        power * upper
+    } else {
+        upper
+    }
+}
+
 /// For arguments from -80 to 0, which is all that is asked of it here.
 #[inline(always)]
 fn exp<const FUSED: bool>(x: f32) -> f32 {
@@ -197,6 +226,21 @@ mod tests {
             let exact = 0.5 * f64::from(x) * (1.0 + erf_series(f64::from(x) * std::f64::consts::FRAC_1_SQRT_2));
             assert!((f64::from(y) - exact).abs() < 4e-7, "gelu({x}) is not {y}");
         }
+        for (x, y) in grid().into_iter().zip(of(Function::TanhGelu, &grid())) {
+            let wide = f64::from(x);
+            let inner = std::f64::consts::FRAC_2_PI.sqrt() * (wide + 0.044_715 * wide.powi(3));
+            assert!((f64::from(y) - 0.5 * wide * (1.0 + inner.tanh())).abs() < 8e-7, "gelu({x}) is not {y}");
+        }
+    }
+
+    #[test]
+    fn a_sigmoid_is_exact_to_its_last_bits() {
+        let grid: Vec<f32> = (-9000..=9000).map(|step| step as f32 / 100.0).collect();
+        for (x, y) in grid.iter().zip(of(Function::Sigmoid, &grid)) {
+            let exact = 1.0 / (1.0 + (-f64::from(*x)).exp());
+            // Below -80 the answer is that of -80: 1.8e-35.
+            assert!((f64::from(y) - exact).abs() < 3e-7 * exact.max(1e-28), "sigmoid({x}) is not {y} but {exact}");
+        }
     }
 
     #[test]
@@ -204,8 +248,10 @@ mod tests {
         let far = [f32::INFINITY, f32::NEG_INFINITY, 100.0, -100.0];
         assert_eq!(of(Function::Erf, &far), [1.0, -1.0, 1.0, -1.0]);
         let tangents = of(Function::Tanh, &far);
+        assert_eq!(of(Function::Sigmoid, &far[..3]), [1.0, of(Function::Sigmoid, &[-80.0])[0], 1.0]);
         assert!(tangents.iter().all(|value| (value.abs() - 1.0).abs() < 3e-7), "{tangents:?}");
-        for function in [Function::Tanh, Function::Erf, Function::Gelu] {
+        let all = [Function::Tanh, Function::Erf, Function::Gelu, Function::TanhGelu, Function::Sigmoid];
+        for function in all {
             assert!(of(function, &[f32::NAN])[0].is_nan(), "{function:?}");
         }
         assert_eq!(of(Function::Erf, &[-0.0])[0].to_bits(), (-0.0f32).to_bits());
