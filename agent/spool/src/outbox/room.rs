@@ -7,6 +7,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write as _};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{FallocateFlags, fallocate, statvfs};
@@ -75,6 +76,10 @@ impl Part {
             self.held = true;
             return Ok(true);
         }
+        if !self.may_have_room() {
+            self.release()?;
+            return Ok(false);
+        }
         let allocated = OpenOptions::new().write(true).create(true).truncate(false).open(&self.path);
         let allocated = allocated.and_then(|mut file| allocate(&mut file, self.bytes));
         self.held = match allocated {
@@ -89,6 +94,14 @@ impl Part {
             Err(error) => return Err(error),
         };
         Ok(self.held)
+    }
+
+    /// False where the file system says that there is not enough. To try all the same would take every block that there is,
+    /// for a moment in which others find none. One that does not say is asked by writing.
+    fn may_have_room(&self) -> bool {
+        let held = fs::metadata(&self.path).map_or(0, |meta| meta.blocks() * 512);
+        let free = free(self.path.parent().unwrap_or(&self.path));
+        free.map_or(true, |free| free >= self.bytes.saturating_sub(held))
     }
 
     fn release(&mut self) -> io::Result<()> {
@@ -146,7 +159,6 @@ pub(super) fn is_full(error: &io::Error) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::os::unix::fs::MetadataExt as _;
     use tempfile::TempDir;
 
     fn blocks(path: &Path) -> u64 {
