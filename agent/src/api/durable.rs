@@ -225,9 +225,10 @@ fn refusal(why: NotAccepted) -> ApiError {
     let status = match why {
         NotAccepted::OtherRequest => StatusCode::CONFLICT,
         NotAccepted::Gone => StatusCode::GONE,
-        NotAccepted::TooMany { .. } | NotAccepted::TooLarge { .. } | NotAccepted::DiskFull => {
-            StatusCode::SERVICE_UNAVAILABLE
-        }
+        NotAccepted::TooMany { .. }
+        | NotAccepted::TooLarge { .. }
+        | NotAccepted::Unfetched { .. }
+        | NotAccepted::DiskFull => StatusCode::SERVICE_UNAVAILABLE,
     };
     ApiError::new(status, why.to_string())
 }

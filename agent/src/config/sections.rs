@@ -146,6 +146,9 @@ pub struct OutboxSection {
     pub keep_secs: u64,
     /// Results that are kept although they were fetched; beyond it the earliest fetched are dropped. Default 10000.
     pub max_results: usize,
+    /// The most bytes of the answers that are kept: beyond it the earliest fetched are dropped, and new requests refused while
+    /// so many bytes were not fetched. Bytes; default 256 MiB.
+    pub max_result_bytes: u64,
     /// The most rows that the cloud is asked about at once, 1 to 48. Default 32.
     pub max_in_flight: usize,
     /// Space on the disk that is held back, so that what was accepted can be answered when it is full. Bytes; default 16 MiB.
@@ -263,6 +266,7 @@ impl Default for OutboxSection {
             life_secs: settings.life.as_secs(),
             keep_secs: settings.keep.as_secs(),
             max_results: settings.results,
+            max_result_bytes: settings.result_bytes,
             max_in_flight: settings.in_flight,
             reserve_bytes: 16 * 1024 * 1024,
         }
@@ -274,7 +278,9 @@ impl OutboxSection {
         let requests = (1..=MAX_DURABLE).contains(&self.max_requests);
         require(requests, "outbox.max_requests", "must be 1 to 1000000; outbox.enabled = false turns it off")?;
         require(self.max_results <= MAX_DURABLE, "outbox.max_results", "must be at most 1000000")?;
-        require(self.max_bytes >= 1024 * 1024, "outbox.max_bytes", "must be at least 1048576")?;
+        for (bytes, key) in [(self.max_bytes, "outbox.max_bytes"), (self.max_result_bytes, "outbox.max_result_bytes")] {
+            require(bytes >= 1024 * 1024, key, "must be at least 1048576")?;
+        }
         let year = |secs| (1..=MAX_LIFE_SECS).contains(&secs);
         require(year(self.life_secs), "outbox.life_secs", "must be 1 to 31536000 (a year)")?;
         require(year(self.keep_secs), "outbox.keep_secs", "must be 1 to 31536000 (a year)")?;
@@ -289,6 +295,7 @@ impl OutboxSection {
             life: Duration::from_secs(self.life_secs),
             keep: Duration::from_secs(self.keep_secs),
             results: self.max_results,
+            result_bytes: self.max_result_bytes,
             in_flight: self.max_in_flight,
             ..OutboxSettings::default()
         };

@@ -75,6 +75,7 @@ impl OutboxMetrics {
         self.refused.inc([match why {
             NotAccepted::TooMany { .. } => "too-many",
             NotAccepted::TooLarge { .. } => "too-large",
+            NotAccepted::Unfetched { .. } => "unfetched",
             NotAccepted::DiskFull => "disk-full",
             NotAccepted::OtherRequest => "other-request",
             NotAccepted::Gone => "gone",

@@ -39,6 +39,7 @@ happenings! {
     RefusedGone = "ids refused because their result was dropped",
     RefusedTooMany = "requests refused by number",
     RefusedTooLarge = "requests refused by size",
+    RefusedUnfetched = "requests refused until answers are fetched",
     RefusedDiskFull = "requests refused for want of space",
     Asked = "durable questions sent",
     AskedAgain = "durable questions sent again",

@@ -10,6 +10,7 @@
 //! whether it kills the process.
 
 use bytes::Bytes;
+use hedge_agent_core::outbox::Answer;
 use hedge_agent_core::{Reason, Status};
 use hedge_tensor::{DType, NamedTensor, Tensor};
 use hedge_wire::Digest;
@@ -137,6 +138,15 @@ pub(crate) enum Given {
     },
     /// A failure.
     Failed,
+}
+
+impl Answer for Given {
+    fn size(&self) -> u64 {
+        match self {
+            Given::Answer { .. } => 64,
+            Given::Failed => 8,
+        }
+    }
 }
 
 fn bytes_tensor(data: Vec<u8>) -> Tensor {

@@ -205,7 +205,7 @@ mod tests {
         store.apply(insertion(9));
         assert_eq!(store.payload(&id(9)), Read::Rotten);
         let Saved::Entry(head) = store.saved().remove(0) else { panic!("an entry") };
-        let result = ResultHead { id: head.id, digest: head.digest, fetched: false, expiry: head.expiry };
+        let result = ResultHead { id: head.id, digest: head.digest, bytes: 0, fetched: false, expiry: head.expiry };
         let change = Change::Finish { head: result, ending: Ending::Damaged };
         store.apply(Write { change, payload: None });
         assert_eq!((store.payload(&id(1)), store.result(&id(1))), (Read::Missing, Some(Ending::Damaged)));

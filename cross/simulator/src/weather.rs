@@ -160,7 +160,7 @@ fn uploads(dice: &mut Dice) -> UploadLimits {
 
 /// As a device is configured, with waits in the scale of a history of minutes.
 fn outbox(dice: &mut Dice) -> OutboxSettings {
-    OutboxSettings {
+    let settings = OutboxSettings {
         entries: dice.pick(&[2, 4, 64]),
         quota: dice.pick(&[2000, 60_000, 1 << 20]),
         running: dice.pick(&[1, 2, 16]),
@@ -174,5 +174,8 @@ fn outbox(dice: &mut Dice) -> OutboxSettings {
         store_retry: Duration::from_millis(500),
         keep: secs(dice.pick(&[30, 100, 600])),
         results: dice.pick(&[1, 4, 64]),
-    }
+        result_bytes: 0,
+    };
+    // An answer has 64 bytes.
+    OutboxSettings { result_bytes: 64 * settings.results as u64, ..settings }
 }

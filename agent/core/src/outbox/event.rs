@@ -7,7 +7,19 @@ use hedge_wire::{BootId, Digest, Refusal, RequestId};
 use crate::answer::Reason;
 use crate::row::NotSent;
 
-/// What happened. `A` is an answer, or the failure that a caller gets in its place; the outbox never looks into it.
+/// An answer, or the failure that a caller gets in its place. The outbox looks at nothing of it but its size.
+pub trait Answer: Clone {
+    /// Bytes that it takes in the store.
+    fn size(&self) -> u64;
+}
+
+impl<T: Clone + AsRef<[u8]>> Answer for T {
+    fn size(&self) -> u64 {
+        self.as_ref().len() as u64
+    }
+}
+
+/// What happened. `A` is an [`Answer`].
 #[derive(Clone, PartialEq, Debug)]
 pub enum OutboxEvent<A> {
     /// A caller hands in a durable request.
@@ -168,6 +180,16 @@ pub enum Ending<A> {
     Damaged,
 }
 
+impl<A: Answer> Ending<A> {
+    /// Bytes of the answer, if it is one.
+    pub(super) fn size(&self) -> u64 {
+        match self {
+            Ending::Answered(answer) => answer.size(),
+            Ending::Poisoned { .. } | Ending::Damaged => 0,
+        }
+    }
+}
+
 /// Why a durable request is not accepted. Each is for the caller to act upon; nothing of it is kept.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum NotAccepted {
@@ -185,6 +207,16 @@ pub enum NotAccepted {
         /// Bytes that wait.
         held: u64,
         /// From where on new work is refused: 80 % of the quota.
+        limit: u64,
+    },
+    /// The answers that nobody fetched are too large together.
+    #[error(
+        "answers of {held} bytes, of at most {limit}, wait to be fetched; fetch some, or raise outbox.max_result_bytes"
+    )]
+    Unfetched {
+        /// Bytes of answers that nobody fetched.
+        held: u64,
+        /// From where on new work is refused.
         limit: u64,
     },
     /// The disk is full.
@@ -246,6 +278,8 @@ pub struct ResultHead {
     pub id: RequestId,
     /// Of the payload that it had.
     pub digest: Digest,
+    /// The answer's size; 0 where there is none.
+    pub bytes: u64,
     /// Whether a caller has fetched it.
     pub fetched: bool,
     /// How long it is kept.

@@ -56,7 +56,7 @@ use hedge_wire::{BootId, RequestId};
 
 use self::entry::{Entry, Load, Seq, Turn};
 pub use self::event::{
-    Change, Ending, Expiry, Head, Mode, NotAccepted, OutboxAction, OutboxEvent, Ran, ResultHead, WriteId,
+    Answer, Change, Ending, Expiry, Head, Mode, NotAccepted, OutboxAction, OutboxEvent, Ran, ResultHead, WriteId,
 };
 pub use self::restore::Saved;
 use self::results::Results;
@@ -104,7 +104,7 @@ pub struct Outbox<A> {
     wake: Option<Duration>,
 }
 
-impl<A: Clone> Outbox<A> {
+impl<A: Answer> Outbox<A> {
     /// An empty outbox on a device whose monotonic clock belongs to `boot`; `seed` spreads its retries.
     #[must_use]
     pub fn new(settings: OutboxSettings, boot: BootId, seed: u64) -> Self {
@@ -157,6 +157,10 @@ impl<A: Clone> Outbox<A> {
         if held.saturating_add(requests) > limit {
             return Err(NotAccepted::TooMany { held, limit });
         }
+        let (held, limit) = (self.results.unfetched_bytes(), self.settings.result_bytes);
+        if held >= limit {
+            return Err(NotAccepted::Unfetched { held, limit });
+        }
         let limit = self.settings.refuse_from();
         match self.bytes.saturating_add(bytes) > limit {
             true => Err(NotAccepted::TooLarge { held: self.bytes, limit }),
@@ -204,7 +208,7 @@ impl<A: Clone> Outbox<A> {
     fn settle(&mut self, now: Duration, actions: &mut Vec<OutboxAction<A>>) {
         self.take_time(now, actions);
         self.take_turns(now, actions);
-        for id in self.results.drop_old(now, self.settings.results) {
+        for id in self.results.drop_old(now, self.settings.results, self.settings.result_bytes) {
             actions.push(OutboxAction::Note(Change::Erase(id)));
         }
         let timers = self.timers.first().map(|&(at, _)| at);

@@ -6,7 +6,7 @@ use hedge_wire::BootId;
 
 use super::Outbox;
 use super::entry::{Entry, RESTAMP_AT_LEAST, Stage};
-use super::event::{Ending, Head, OutboxAction, ResultHead};
+use super::event::{Answer, Ending, Head, OutboxAction, ResultHead};
 use super::settings::OutboxSettings;
 
 /// What the store found.
@@ -20,7 +20,7 @@ pub enum Saved {
     Result(ResultHead),
 }
 
-impl<A: Clone> Outbox<A> {
+impl<A: Answer> Outbox<A> {
     /// Goes on from what the store holds, in the order in which it was accepted. The cloud counts as not reachable until
     /// [`CloudUp`](super::OutboxEvent::CloudUp).
     ///
@@ -53,7 +53,7 @@ impl<A: Clone> Outbox<A> {
     }
 
     fn restore_result(&mut self, head: &ResultHead, now: Duration) {
-        self.results.insert(head.id, head.digest, head.expiry.resume(self.boot, now));
+        self.results.insert(head.id, head.digest, head.bytes, head.expiry.resume(self.boot, now));
         if head.fetched {
             self.results.fetch(&head.id);
         }

@@ -17,19 +17,25 @@ pub(super) struct Results {
     /// Those fetched, in that order.
     fetched: BTreeMap<u64, RequestId>,
     fetches: u64,
+    /// Of the answers, of all and of those not fetched.
+    bytes: u64,
+    unfetched_bytes: u64,
     gone: Gone,
 }
 
 #[derive(Debug)]
 struct Kept {
     digest: Digest,
+    bytes: u64,
     expires: Duration,
     fetched: Option<u64>,
 }
 
 impl Results {
-    pub(super) fn insert(&mut self, id: RequestId, digest: Digest, expires: Duration) {
-        self.kept.insert(id, Kept { digest, expires, fetched: None });
+    pub(super) fn insert(&mut self, id: RequestId, digest: Digest, bytes: u64, expires: Duration) {
+        self.kept.insert(id, Kept { digest, bytes, expires, fetched: None });
+        self.bytes += bytes;
+        self.unfetched_bytes += bytes;
         self.by_expiry.insert((expires, id));
     }
 
@@ -43,6 +49,7 @@ impl Results {
         let Some(kept) = self.kept.get_mut(id).filter(|kept| kept.fetched.is_none()) else { return false };
         self.fetches += 1;
         kept.fetched = Some(self.fetches);
+        self.unfetched_bytes -= kept.bytes;
         self.fetched.insert(self.fetches, *id);
         true
     }
@@ -63,19 +70,27 @@ impl Results {
         self.kept.len() - self.fetched.len()
     }
 
+    /// Bytes of the answers that nobody fetched.
+    pub(super) fn unfetched_bytes(&self) -> u64 {
+        self.unfetched_bytes
+    }
+
     pub(super) fn next_expiry(&self) -> Option<Duration> {
         self.by_expiry.first().map(|&(at, _)| at)
     }
 
-    /// Takes out what has been kept for long enough, and the earliest fetched of more than `most` of these.
-    pub(super) fn drop_old(&mut self, now: Duration, most: usize) -> Vec<RequestId> {
+    /// Takes out what has been kept for long enough, and the earliest fetched while there are more than `most` of these or all
+    /// answers together have more than `most_bytes`.
+    pub(super) fn drop_old(&mut self, now: Duration, most: usize, most_bytes: u64) -> Vec<RequestId> {
         let mut dropped = Vec::new();
         while let Some(&(_, id)) = self.by_expiry.first().filter(|(expires, _)| *expires <= now) {
             self.remove(&id);
             dropped.push(id);
         }
-        while self.fetched.len() > most {
-            let (_, id) = self.fetched.pop_first().expect("more than `most` are not none");
+        while let Some((_, &id)) = self.fetched.first_key_value() {
+            if self.fetched.len() <= most && self.bytes <= most_bytes {
+                break;
+            }
             self.remove(&id);
             dropped.push(id);
         }
@@ -85,7 +100,11 @@ impl Results {
     fn remove(&mut self, id: &RequestId) {
         let kept = self.kept.remove(id).expect("every expiry and every fetch is of a kept result");
         self.by_expiry.remove(&(kept.expires, *id));
-        kept.fetched.map(|at| self.fetched.remove(&at));
+        self.bytes -= kept.bytes;
+        match kept.fetched {
+            Some(at) => drop(self.fetched.remove(&at)),
+            None => self.unfetched_bytes -= kept.bytes,
+        }
         self.gone.insert(*id);
     }
 }

@@ -30,8 +30,11 @@ pub struct OutboxSettings {
     pub store_retry: Duration,
     /// How long a result is kept.
     pub keep: Duration,
-    /// Results kept although they were fetched; the oldest go first.
+    /// Results kept although they were fetched; the earliest fetched go first.
     pub results: usize,
+    /// Bytes of the answers that are kept: beyond it those that were fetched go, and new work is refused while so many bytes
+    /// were not.
+    pub result_bytes: u64,
 }
 
 impl OutboxSettings {
@@ -58,6 +61,7 @@ impl Default for OutboxSettings {
             store_retry: Duration::from_secs(1),
             keep: Duration::from_secs(24 * 3600),
             results: 10_000,
+            result_bytes: 256 * 1024 * 1024,
         }
     }
 }

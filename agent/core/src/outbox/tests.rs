@@ -229,6 +229,20 @@ fn a_full_outbox_refuses_new_work_until_results_are_fetched() {
 }
 
 #[test]
+fn answers_have_so_many_bytes_those_fetched_make_room_and_those_not_fetched_refuse_new_work() {
+    let mut bench = Bench::new(OutboxSettings { result_bytes: 8, ..OutboxSettings::default() });
+    for number in [1, 2] {
+        bench.run(number, Ran::Final("edge"));
+        bench.keep();
+    }
+    assert_eq!(bench.accept(3), "refuse 3 Unfetched { held: 8, limit: 8 }");
+    assert_eq!(bench.on(OutboxEvent::Fetched(id(1))), "note fetched 1", "there is room for both");
+    bench.run(3, Ran::Final("edge"));
+    assert_eq!(bench.keep(), r#"deliver 3 Answered("edge"), note erase 1"#);
+    assert_eq!(bench.outbox.results(), (2, 2));
+}
+
+#[test]
 fn new_work_is_refused_from_eighty_percent_of_the_quota_on() {
     let mut bench = Bench::new(OutboxSettings { quota: 25, ..OutboxSettings::default() });
     bench.accept(1);
@@ -393,7 +407,7 @@ fn what_is_left_of_a_life_is_written_down_as_it_passes() {
 #[test]
 fn the_result_of_an_earlier_process_is_known_and_not_found_out_again() {
     let expiry = head(1, 0, false).expiry;
-    let result = ResultHead { id: id(1), digest: Digest([1; 32]), fetched: true, expiry };
+    let result = ResultHead { id: id(1), digest: Digest([1; 32]), bytes: 4, fetched: true, expiry };
     let (mut bench, begun) = Bench::restored(vec![Saved::Entry(head(1, 0, false)), Saved::Result(result)]);
     assert_eq!(begun, "", "a result beside its entry stands");
     assert_eq!(bench.accept(1), "known 1");

@@ -317,8 +317,9 @@ pub(crate) fn head_of(id: RequestId, bytes: u64) -> Head {
 }
 
 pub(crate) fn finish(id: RequestId) -> Change<Bytes> {
-    let head = ResultHead { id, digest: Digest([id.as_bytes()[15]; 32]), fetched: false, expiry: expiry() };
-    Change::Finish { head, ending: Ending::Answered(answer(&id)) }
+    let (digest, answer) = (Digest([id.as_bytes()[15]; 32]), answer(&id));
+    let head = ResultHead { id, digest, bytes: answer.len() as u64, fetched: false, expiry: expiry() };
+    Change::Finish { head, ending: Ending::Answered(answer) }
 }
 
 fn expiry() -> Expiry {

@@ -197,7 +197,7 @@ pub(super) fn decode(value: &[u8]) -> Option<Record> {
                 DAMAGED => How::Damaged,
                 _ => return None,
             };
-            State::Ended(ResultHead { id, digest, fetched: flags & FETCHED != 0, expiry }, how)
+            State::Ended(ResultHead { id, digest, bytes: length, fetched: flags & FETCHED != 0, expiry }, how)
         }
         _ => return None,
     };

@@ -88,12 +88,13 @@ fn head(number: u8) -> Head {
     Head { id: id(number), digest: Digest([number; 32]), bytes: 3, attempts: 0, placed: false, expiry: expiry() }
 }
 
-fn result(number: u8) -> ResultHead {
-    ResultHead { id: id(number), digest: Digest([number; 32]), fetched: false, expiry: expiry() }
+fn result(number: u8, bytes: u64) -> ResultHead {
+    ResultHead { id: id(number), digest: Digest([number; 32]), bytes, fetched: false, expiry: expiry() }
 }
 
 fn finish(number: u8, answer: &[u8]) -> Change<Bytes> {
-    Change::Finish { head: result(number), ending: Ending::Answered(Bytes::copy_from_slice(answer)) }
+    let head = result(number, answer.len() as u64);
+    Change::Finish { head, ending: Ending::Answered(Bytes::copy_from_slice(answer)) }
 }
 
 fn files_in(folder: &Path) -> usize {
@@ -115,7 +116,7 @@ fn what_was_persisted_is_there_after_a_restart_in_the_order_of_acceptance() {
     let bench = Bench::open(folder.path());
     let expected = vec![
         Saved::Entry(head(9)),
-        Saved::Result(result(3)),
+        Saved::Result(result(3, 6)),
         Saved::Entry(Head { attempts: 1, ..head(7) }),
         Saved::Entry(head(5)),
     ];
@@ -124,7 +125,7 @@ fn what_was_persisted_is_there_after_a_restart_in_the_order_of_acceptance() {
     assert_eq!(bench.store.payload(&id(9)).unwrap(), Some(Bytes::from_static(&[9; 10])));
     assert_eq!(bench.store.payload(&id(3)).unwrap(), None);
     let answer = Ending::Answered(Bytes::from_static(b"answer"));
-    assert_eq!(bench.store.result(&id(3)).unwrap(), Some((result(3), answer)));
+    assert_eq!(bench.store.result(&id(3)).unwrap(), Some((result(3, 6), answer)));
     assert_eq!(bench.store.result(&id(9)).unwrap(), None);
 }
 
@@ -134,12 +135,12 @@ fn every_kind_of_ending_comes_back_as_it_was_until_it_is_erased() {
     let mut bench = Bench::open(folder.path());
     for (number, ending) in [(1, Ending::Poisoned { attempts: 2 }), (2, Ending::Damaged)] {
         bench.insert(number, b"payload");
-        assert!(bench.persist(Change::Finish { head: result(number), ending }, None));
+        assert!(bench.persist(Change::Finish { head: result(number, 0), ending }, None));
     }
     assert!(bench.persist(Change::Fetched(id(2)), None));
     drop(bench);
     let mut bench = Bench::open(folder.path());
-    let (first, second) = (result(1), ResultHead { fetched: true, ..result(2) });
+    let (first, second) = (result(1, 0), ResultHead { fetched: true, ..result(2, 0) });
     assert_eq!(bench.store.result(&id(1)).unwrap(), Some((first, Ending::Poisoned { attempts: 2 })));
     assert_eq!(bench.store.result(&id(2)).unwrap(), Some((second, Ending::Damaged)));
     assert!(bench.persist(Change::Erase(id(1)), None) && bench.persist(Change::Erase(id(1)), None));
@@ -176,7 +177,7 @@ fn the_payload_of_a_poisoned_request_is_kept_in_quarantine() {
     let mut bench = Bench::open(folder.path());
     bench.insert(1, b"poison");
     let ending = Ending::Poisoned { attempts: 2 };
-    assert!(bench.persist(Change::Finish { head: result(1), ending }, None));
+    assert!(bench.persist(Change::Finish { head: result(1, 0), ending }, None));
     let kept = folder.path().join("outbox/quarantine").join(format!("00000000-{}", id(1)));
     assert_eq!(fs::read(kept).unwrap(), b"poison");
     assert_eq!(bench.store.stats().quarantined, 1);
@@ -192,7 +193,7 @@ fn a_request_beyond_the_quota_is_refused_and_nothing_of_it_remains() {
     assert_eq!(files_in(&folder.path().join("outbox/bodies")), 1);
     assert!(bench.answer(1, b"done") && bench.insert(2, &[2; 90_000]));
     drop(bench);
-    assert_eq!(Bench::open(folder.path()).found.saved, [Saved::Result(result(1)), Saved::Entry(head(2))]);
+    assert_eq!(Bench::open(folder.path()).found.saved, [Saved::Result(result(1, 4)), Saved::Entry(head(2))]);
 }
 
 #[test]

@@ -211,7 +211,10 @@ impl Host {
                 shared.require(erased, Rule::NothingLost, what);
                 self.call(number).state = State::Done;
             }
-            NotAccepted::TooMany { .. } | NotAccepted::TooLarge { .. } | NotAccepted::DiskFull => {
+            NotAccepted::TooMany { .. }
+            | NotAccepted::TooLarge { .. }
+            | NotAccepted::Unfetched { .. }
+            | NotAccepted::DiskFull => {
                 let call = self.call(number);
                 call.refusals += 1;
                 match call.refusals < MOST_REFUSALS {

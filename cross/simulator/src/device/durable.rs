@@ -137,6 +137,7 @@ impl Process {
         shared.count(match why {
             NotAccepted::TooMany { .. } => Happening::RefusedTooMany,
             NotAccepted::TooLarge { .. } => Happening::RefusedTooLarge,
+            NotAccepted::Unfetched { .. } => Happening::RefusedUnfetched,
             NotAccepted::DiskFull => Happening::RefusedDiskFull,
             NotAccepted::OtherRequest => Happening::RefusedOther,
             NotAccepted::Gone => Happening::RefusedGone,

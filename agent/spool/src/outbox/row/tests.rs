@@ -20,7 +20,7 @@ fn waiting() -> Row {
 }
 
 fn ended(how: How) -> Row {
-    let head = ResultHead { id: id(), digest: Digest([9; 32]), fetched: true, expiry: expiry() };
+    let head = ResultHead { id: id(), digest: Digest([9; 32]), bytes: 15, fetched: true, expiry: expiry() };
     Row { number: 1, state: State::Ended(head, how), body: Body { file: Some([3; 32]), lost: true, ..waiting().body } }
 }
 

@@ -67,16 +67,16 @@ fn a_damaged_payload_costs_its_request_alone_and_is_told_once() {
     damage(folder.path(), b"payload 2payload 2");
     let bench = Bench::open(folder.path());
     assert_eq!(named(&bench), ["database, 4 rows", "payload 1"]);
-    let expected = [Saved::Entry(head(1)), Saved::Damaged(head(2)), Saved::Entry(head(3)), Saved::Result(result(4))];
+    let expected = [Saved::Entry(head(1)), Saved::Damaged(head(2)), Saved::Entry(head(3)), Saved::Result(result(4, 8))];
     assert_eq!(bench.found.saved, expected);
     assert!(matches!(bench.store.payload(&id(2)), Err(OutboxError::Damaged { .. })));
     assert_eq!(bench.store.payload(&id(3)).unwrap().unwrap(), "payload 3".repeat(100));
     drop(bench);
     let mut bench = Bench::open(folder.path());
     assert_eq!((named(&bench), &bench.found.saved), (vec![], &expected.to_vec()), "it is damaged still, and no news");
-    assert!(bench.persist(Change::Finish { head: result(2), ending: Ending::Damaged }, None));
+    assert!(bench.persist(Change::Finish { head: result(2, 0), ending: Ending::Damaged }, None));
     drop(bench);
-    assert_eq!(Bench::open(folder.path()).found.saved[1], Saved::Result(result(2)));
+    assert_eq!(Bench::open(folder.path()).found.saved[1], Saved::Result(result(2, 0)));
 }
 
 #[test]
@@ -86,7 +86,7 @@ fn a_damaged_answer_is_a_result_still() {
     damage(folder.path(), b"answer 4");
     let bench = Bench::open(folder.path());
     assert_eq!(named(&bench), ["database, 4 rows", "answer 3"]);
-    assert_eq!(bench.found.saved[3], Saved::Result(result(4)));
+    assert_eq!(bench.found.saved[3], Saved::Result(result(4, 8)));
     assert!(matches!(bench.store.result(&id(4)), Err(OutboxError::Damaged { .. })));
 }
 
@@ -123,7 +123,7 @@ fn without_its_database_every_request_is_named() {
         let bench = Bench::open(folder.path());
         assert_eq!(named(&bench), ["database, 4 rows", "payload 0", "payload 1", "payload 2", "answer 3"]);
         let entries = [1, 2, 3].map(|number| Saved::Damaged(head(number)));
-        assert_eq!(bench.found.saved, [&entries[..], &[Saved::Result(result(4))]].concat());
+        assert_eq!(bench.found.saved, [&entries[..], &[Saved::Result(result(4, 8))]].concat());
         assert_eq!(bench.store.stats().quarantined, u64::from(!gone), "what does not open is kept");
     }
 }
@@ -159,7 +159,7 @@ fn with_database_and_ledger_damaged_what_is_lost_is_counted() {
     damage(folder.path(), &[&[2; 16][..], &2_u64.to_le_bytes()].concat());
     let bench = Bench::open(folder.path());
     assert_eq!(named(&bench), ["database, 3 rows", "1 unnamed: 1", "ledger, 1 records"]);
-    assert_eq!(bench.found.saved, [Saved::Entry(head(1)), Saved::Entry(head(3)), Saved::Result(result(4))]);
+    assert_eq!(bench.found.saved, [Saved::Entry(head(1)), Saved::Entry(head(3)), Saved::Result(result(4, 8))]);
 }
 
 #[test]
