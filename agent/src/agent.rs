@@ -20,7 +20,7 @@ use crate::api::{self, ApiState};
 use crate::catalog::Catalog;
 use crate::cloud::{ClassEar, Cloud, CloudParts};
 use crate::config::{Config, Settings, SettingsError};
-use crate::durable::{self, Driver, Durable, NotDurable, Opened};
+use crate::durable::{self, Driver, Durable, MachineClock, NotDurable, Opened};
 use crate::listen::{self, Limited, ListenError};
 use crate::metrics::Metrics;
 use crate::model::ModelError;
@@ -336,6 +336,7 @@ async fn open_outbox(
     let config = OutboxConfig {
         max_bytes: outbox.settings.quota,
         reserve_bytes: outbox.reserve_bytes,
+        boot: Some(MachineClock::new().boot()),
         audits: Some(routing.audits()),
         ..OutboxConfig::new(settings.state_dir.join("outbox"))
     };

@@ -38,7 +38,7 @@ pub use audit::{Audit, MAX_AUDIT_BYTES};
 pub use audits::{AuditQueue, AuditRefused, AuditStats, Leased, Lost, LostBecause};
 pub use cache::{Cache, CacheConfig, CacheError, CacheStats};
 pub use key::{DeviceKey, Key, RowDigest};
-pub use outbox::{Damage, Found, INLINE_BYTES, OutboxConfig, OutboxError, OutboxStats, OutboxStore, StoreReport};
+pub use outbox::{Damage, Found, INLINE_BYTES, Mark, OutboxConfig, OutboxError, OutboxStats, OutboxStore, StoreReport};
 pub use routes::{NotSaved, RouteStats, RouteStore, Saving};
 pub use slots::{MAX_SLOTS_BYTES, ModelSlots, Slot, SlotDamage, SlotError, SlotFile};
 pub use snapshot::{DamagedSnapshot, MAX_SNAPSHOT_BYTES};

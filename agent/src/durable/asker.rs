@@ -9,7 +9,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use hedge_agent_core::outbox::OutboxEvent;
 use hedge_agent_core::{Answer, NotSent, Origin, Reason, RouteEvent, Source, Status};
-use hedge_agent_spool::{Entry, Key, RowDigest};
+use hedge_agent_spool::{Entry, Key, Mark, RowDigest};
 use hedge_tensor::NamedTensor;
 use hedge_wire::{Purpose, Query, Refusal, Reply, RequestId, Verdict};
 use tokio::sync::mpsc;
@@ -37,6 +37,8 @@ pub(super) struct Attempt {
     pub(super) number: u8,
     /// How long it waits for its reply.
     pub(super) left: Duration,
+    /// Unfinished attempts of the row, until the broker has the message; 0 where the process has survived that.
+    pub(super) attempts: u8,
     /// Whether the router has counted its message already.
     pub(super) charged: bool,
 }
@@ -75,7 +77,9 @@ impl Drop for Asker {
 /// Asks, and says in the mailbox what came of it.
 pub(super) async fn ask(tools: Arc<Tools>, mailbox: Mailbox, subject: Subject, mut attempts: mpsc::Receiver<Attempt>) {
     let id = subject.id;
+    let Some(mut attempt) = attempts.recv().await else { return };
     let _room = tools.room(subject.bytes, Use::Question).await;
+    let mut mark = tools.mark(id, attempt.attempts);
     let (request, digest) = match tools.stored_with_digest(id).await {
         Ok(stored) => stored,
         Err(Unread::Now) => return over(&mailbox, id, OutboxEvent::NotSent { id, why: NotSent::QueueFull }).await,
@@ -99,9 +103,9 @@ pub(super) async fn ask(tools: Arc<Tools>, mailbox: Mailbox, subject: Subject, m
     let question = tools.rows.cloud.question(query.id).with_time_for_uploads(UPLOAD_TIME);
     let placed = subject.placed.unwrap_or_else(|| Placed::earlier(place));
     let mut asking = Asking { tools, mailbox, id, about, model, query, question, placed, since: subject.since };
-    let Some(mut attempt) = attempts.recv().await else { return };
-    while let Some(next) = asking.attempt(attempt, &mut attempts).await {
+    while let Some(next) = asking.attempt(attempt, mark, &mut attempts).await {
         attempt = next;
+        mark = asking.tools.mark(id, attempt.attempts);
     }
 }
 
@@ -123,8 +127,14 @@ struct Asking {
 }
 
 impl Asking {
-    /// Asks once; the next attempt where this one stays without a reply, none when it is over.
-    async fn attempt(&mut self, attempt: Attempt, attempts: &mut mpsc::Receiver<Attempt>) -> Option<Attempt> {
+    /// Asks once; the next attempt where this one stays without a reply, none when it is over. The row is marked until the broker
+    /// has the message.
+    async fn attempt(
+        &mut self,
+        attempt: Attempt,
+        mut mark: Option<Mark>,
+        attempts: &mut mpsc::Receiver<Attempt>,
+    ) -> Option<Attempt> {
         let (id, asked_at) = (self.id, Instant::now());
         if let Err(event) = self.send(attempt) {
             over(&self.mailbox, id, event).await;
@@ -133,7 +143,10 @@ impl Asking {
         loop {
             tokio::select! {
                 event = self.question.next() => match event {
-                    CloudEvent::Delivered => self.mailbox.put(Happened::Event(OutboxEvent::Sent(id))).await,
+                    CloudEvent::Delivered => {
+                        drop(mark.take());
+                        self.mailbox.put(Happened::Event(OutboxEvent::Sent(id))).await;
+                    }
                     event => {
                         let event = self.heard(event, asked_at);
                         over(&self.mailbox, id, event).await;

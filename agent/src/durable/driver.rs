@@ -136,7 +136,8 @@ impl Driver {
         });
         let known = entries.collect();
         let seed = crate::random::bits();
-        let (outbox, actions) = Outbox::restore(settings, clock.boot(), seed, found.saved, clock.now());
+        let under_way = found.under_way.as_ref();
+        let (outbox, actions) = Outbox::restore(settings, clock.boot(), seed, found.saved, under_way, clock.now());
         let durable = Durable { calls: sender.clone(), store: store.clone(), closing };
         let mut driver = Self {
             outbox,

@@ -6,7 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use hedge_agent_core::outbox::{Mode, OutboxEvent, Ran};
 use hedge_agent_core::{Asking, Failure};
-use hedge_agent_spool::{OutboxError, OutboxStore};
+use hedge_agent_spool::{Mark, OutboxError, OutboxStore};
 use hedge_wire::{Digest, RequestId};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
@@ -67,6 +67,11 @@ impl Tools {
         Arc::clone(room).acquire_many_owned(units).await.ok()
     }
 
+    /// Marks the row as being tried, as long as this is not dropped.
+    pub(super) fn mark(&self, id: RequestId, attempts: u8) -> Option<Mark> {
+        self.store.mark(id, attempts)
+    }
+
     /// The row of this id.
     pub(super) async fn stored(&self, id: RequestId, payload: Option<Bytes>) -> Result<Request, Unread> {
         let payload = match payload {
@@ -105,14 +110,15 @@ impl Tools {
     }
 }
 
-/// Executes a row; `bytes` is the size of its payload.
+/// Executes a row, which has so many unfinished attempts; `bytes` is the size of its payload.
 pub(super) async fn execute(
     tools: &Tools,
-    id: RequestId,
+    (id, attempts): (RequestId, u8),
     (bytes, payload): (u64, Option<Bytes>),
     mode: Mode,
 ) -> Happened {
     let _room = tools.room(bytes, Use::Execution).await;
+    let _mark = tools.mark(id, attempts);
     let ran = |ran| Happened::Event(OutboxEvent::Ran { id, ran });
     let ended = |about: About, outcome| ran(Ran::Final(End { about, outcome }.encode()));
     let Request { about, place, inputs } = match tools.stored(id, payload).await {

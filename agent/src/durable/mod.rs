@@ -32,6 +32,7 @@ use hedge_agent_spool::{OutboxError, OutboxStats, OutboxStore};
 use hedge_wire::RequestId;
 use tokio::sync::{mpsc, oneshot, watch};
 
+pub(crate) use self::clock::MachineClock;
 pub(crate) use self::driver::{Driver, Opened, open};
 pub(crate) use self::ids::row_id;
 pub(crate) use self::record::{About, End, Failed, Request};

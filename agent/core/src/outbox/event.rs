@@ -145,6 +145,8 @@ pub enum OutboxAction<A> {
         id: RequestId,
         /// How.
         mode: Mode,
+        /// Its unfinished attempts as the disk has them: for the mark of what is [`UnderWay`](super::UnderWay).
+        attempts: u8,
     },
     /// Ask the cloud, then report [`OutboxEvent::Sent`], [`OutboxEvent::NotSent`] or what the broker said.
     Publish {
@@ -154,6 +156,8 @@ pub enum OutboxAction<A> {
         attempt: u8,
         /// How long this attempt waits for its reply: what the gateway is told.
         left: Duration,
+        /// As for [`OutboxAction::Execute`], until the broker has the message; 0 where the process has survived that.
+        attempts: u8,
     },
     /// The result is on disk: give it to those who wait for it, once and for all.
     Deliver {

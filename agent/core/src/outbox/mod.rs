@@ -32,7 +32,8 @@
 //!    has ended, or a second reply, changes nothing.
 //! 3. An attempt is on disk before a request is executed, and before the first time that a process sends it. A request found
 //!    with unfinished attempts is suspect: it is executed while nothing else that is unproved is. After
-//!    [`poison_after`](OutboxSettings::poison_after) unfinished attempts it ends as poisoned.
+//!    [`poison_after`](OutboxSettings::poison_after) unfinished attempts it ends as poisoned. Where it is known what was
+//!    under way when a process was killed, no other attempt counts.
 //! 4. Bounded by [`OutboxSettings`]: entries, bytes, executions and messages at a time, results, every wait.
 //! 5. Accepted work is never refused later: a full disk delays it and refuses new work only.
 //! 6. No wall clock: a life is counted on the monotonic clock, and over a reboot by what was left when it was last written
@@ -58,7 +59,7 @@ use self::entry::{Entry, Load, Seq, Turn};
 pub use self::event::{
     Answer, Change, Ending, Expiry, Head, Mode, NotAccepted, OutboxAction, OutboxEvent, Ran, ResultHead, WriteId,
 };
-pub use self::restore::Saved;
+pub use self::restore::{Saved, UnderWay, held};
 use self::results::Results;
 pub use self::settings::OutboxSettings;
 use crate::route::coin::Coins;

@@ -19,8 +19,13 @@ impl Bench {
     }
 
     fn restored(saved: Vec<Saved>) -> (Self, String) {
+        Self::killed(saved, None)
+    }
+
+    /// After a process that was killed with this under way.
+    fn killed(saved: Vec<Saved>, under_way: Option<&UnderWay>) -> (Self, String) {
         let now = Duration::from_secs(100);
-        let (outbox, actions) = Outbox::restore(OutboxSettings::default(), BOOT, 7, saved, now);
+        let (outbox, actions) = Outbox::restore(OutboxSettings::default(), BOOT, 7, saved, under_way, now);
         (Self { outbox, now }, told(&actions))
     }
 
@@ -103,8 +108,8 @@ fn told(actions: &[OutboxAction<&'static str>]) -> String {
             OutboxAction::Accepted(id) => format!("accepted {}", number(id)),
             OutboxAction::Refuse { id, why } => format!("refuse {} {why:?}", number(id)),
             OutboxAction::Known(id) => format!("known {}", number(id)),
-            OutboxAction::Execute { id, mode } => format!("execute {} {mode:?}", number(id)),
-            OutboxAction::Publish { id, attempt, left } => format!("publish {} #{attempt} {left:?}", number(id)),
+            OutboxAction::Execute { id, mode, .. } => format!("execute {} {mode:?}", number(id)),
+            OutboxAction::Publish { id, attempt, left, .. } => format!("publish {} #{attempt} {left:?}", number(id)),
             OutboxAction::Deliver { id, ending } => format!("deliver {} {ending:?}", number(id)),
             OutboxAction::WakeAt(_) => return None,
         })
@@ -369,6 +374,23 @@ fn an_attempt_that_did_not_take_place_is_taken_back() {
     assert_eq!(bench.keep(), "note update 1 attempts 1 placed", "the link was cut before it could be sent");
 }
 
+#[test]
+fn what_was_not_under_way_when_the_process_was_killed_did_not_kill_it() {
+    let saved = vec![Saved::Entry(head(1, 1, false)), Saved::Entry(head(2, 2, false)), Saved::Entry(head(3, 1, false))];
+    // The mark of 2 is that of its first attempt: the second was on the disk and had not begun.
+    let under_way = UnderWay::from([(id(2), 1), (id(3), 1)]);
+    assert_eq!(held(&saved, Some(&under_way)), UnderWay::from([(id(2), 1), (id(3), 1)]));
+    assert_eq!(held(&saved, None), UnderWay::from([(id(1), 1), (id(2), 2), (id(3), 1)]), "after a reboot");
+    let (mut bench, begun) = Bench::killed(saved, Some(&under_way));
+    let taken_back = "note update 1 attempts 0, note update 2 attempts 1";
+    assert_eq!(begun, format!("{taken_back}, persist update 2 attempts 2"), "2 and 3 are suspect, one after the other");
+    assert_eq!(bench.keep(), "execute 2 Routed");
+
+    let poison = vec![Saved::Entry(head(2, 2, false))];
+    let (_, begun) = Bench::killed(poison, Some(&UnderWay::from([(id(2), 2)])));
+    assert_eq!(begun, "persist finish 2 Poisoned { attempts: 2 }");
+}
+
 /// The simulator found a request that was called poisoned after one death: its life had ended while its attempt was written.
 #[test]
 fn an_attempt_that_came_too_late_to_be_sent_is_taken_back() {
@@ -387,7 +409,7 @@ fn a_life_goes_on_over_a_restart_and_over_a_reboot_by_what_was_left() {
         saved.expiry.left = Duration::from_secs(800);
         let saved = vec![Saved::Entry(saved)];
         let now = Duration::from_secs(100);
-        let (mut outbox, _) = Outbox::<&str>::restore(OutboxSettings::default(), boot, 7, saved, now);
+        let (mut outbox, _) = Outbox::<&str>::restore(OutboxSettings::default(), boot, 7, saved, None, now);
         let end = now + Duration::from_secs(left);
         let before = outbox.on(OutboxEvent::Timer, end - Duration::from_secs(1));
         assert!(!told(&before).contains("persist"), "{boot}: {}", told(&before));

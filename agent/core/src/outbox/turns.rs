@@ -110,11 +110,11 @@ impl<A: Answer> Outbox<A> {
     }
 
     pub(super) fn execute(&mut self, seq: Seq, actions: &mut Vec<OutboxAction<A>>) {
-        let (id, mode) = self.change(seq, |entry| {
+        let (id, mode, attempts) = self.change(seq, |entry| {
             entry.stage = Stage::Running;
-            (entry.id, entry.mode)
+            (entry.id, entry.mode, entry.attempts)
         });
-        actions.push(OutboxAction::Execute { id, mode });
+        actions.push(OutboxAction::Execute { id, mode, attempts });
     }
 
     fn publish(&mut self, seq: Seq, now: Duration, actions: &mut Vec<OutboxAction<A>>) {
@@ -127,12 +127,12 @@ impl<A: Answer> Outbox<A> {
             }
             return self.do_without_the_cloud(seq, Reason::Deadline, now, actions);
         }
-        let (id, attempt) = self.change(seq, |entry| {
+        let (id, attempt, attempts) = self.change(seq, |entry| {
             entry.stage = Stage::Sent { until: now.saturating_add(left) };
             entry.sends = entry.sends.saturating_add(1);
-            (entry.id, entry.sends - 1)
+            (entry.id, entry.sends - 1, entry.attempts)
         });
-        actions.push(OutboxAction::Publish { id, attempt, left });
+        actions.push(OutboxAction::Publish { id, attempt, left, attempts });
     }
 
     /// The cloud will not answer: executed locally as soon as its turn comes.

@@ -5,6 +5,7 @@
 //! outbox/database/              sled: a row for each request (row.rs), and bodies of up to 64 KiB (part.rs) under key.rs
 //! outbox/ledger                 the rows once more (ledger.rs)
 //! outbox/bodies/                larger bodies (files.rs)
+//! outbox/under-way              what is being executed or sent (marks.rs)
 //! outbox/reserve, -start        16 MiB, given back when the disk is full (room.rs)
 //! outbox/quarantine/            databases that failed, payloads that killed the process (quarantine.rs)
 //! outbox/database.before        a copy, while the database is being opened (open.rs)
@@ -31,12 +32,13 @@ use std::thread::JoinHandle;
 use std::time::Instant;
 
 use bytes::Bytes;
-use hedge_agent_core::outbox::{Change, Ending, ResultHead, Saved, WriteId};
-use hedge_wire::RequestId;
+use hedge_agent_core::outbox::{self, Change, Ending, ResultHead, Saved, UnderWay, WriteId};
+use hedge_wire::{BootId, RequestId};
 
 use self::committer::Counters;
 use self::database::Database;
 use self::files::Files;
+use self::marks::Marks;
 use self::quarantine::Quarantine;
 use self::queue::{Command, Queue};
 use self::row::{How, Row, State};
@@ -50,6 +52,7 @@ mod database;
 mod files;
 mod key;
 mod ledger;
+mod marks;
 mod open;
 mod pace;
 mod part;
@@ -65,6 +68,7 @@ mod table;
 #[cfg(test)]
 mod tests;
 
+pub use self::marks::Mark;
 pub use self::part::INLINE_BYTES;
 
 /// The longest that a reader waits for a database that is being opened anew.
@@ -83,6 +87,8 @@ pub struct OutboxConfig {
     pub least_free_bytes: u64,
     /// The most bytes of what is kept in quarantine, beyond its newest item.
     pub max_quarantine_bytes: u64,
+    /// The machine's boot; without it nothing is known of what was under way when a process was killed.
+    pub boot: Option<BootId>,
     /// Audits that are dropped when the disk is full, before the reserve is touched.
     pub audits: Option<AuditQueue>,
 }
@@ -97,6 +103,7 @@ impl OutboxConfig {
             reserve_bytes: 16 * 1024 * 1024,
             least_free_bytes: 4 * 1024 * 1024,
             max_quarantine_bytes: 64 * 1024 * 1024,
+            boot: None,
             audits: None,
         }
     }
@@ -160,6 +167,8 @@ pub enum StoreReport {
 pub struct Found {
     /// Entries and results, in the order in which they were accepted.
     pub saved: Vec<Saved>,
+    /// What was being executed or sent when the last process was killed, by the marks that it left; none if that is not known.
+    pub under_way: Option<UnderWay>,
     /// What was damaged or lost since the last start, by name. Each is to be logged.
     pub damage: Vec<Damage>,
 }
@@ -265,6 +274,8 @@ pub(in crate::outbox) struct Shared {
     database: RwLock<Option<Database>>,
     files: Files,
     quarantine: Quarantine,
+    /// None where the boot is not known.
+    marks: Option<Arc<Marks>>,
     counters: Counters,
     /// Locked until the outbox is closed.
     lock: File,
@@ -283,7 +294,13 @@ impl OutboxStore {
             LockError::Unusable(error) => unusable(&error),
         })?;
         let opened = open::open(&config)?;
-        let found = opened.found;
+        let mut found = opened.found;
+        let marks = config.boot.map(|boot| {
+            let path = config.path.join("under-way");
+            found.under_way = Marks::read(&path, boot);
+            let held = outbox::held(&found.saved, found.under_way.as_ref());
+            Arc::new(Marks::begin(&path, boot, &held))
+        });
         let shared = Arc::new(Shared {
             queue: Mutex::new(Queue::new(config.max_bytes)),
             wake: Condvar::new(),
@@ -291,6 +308,7 @@ impl OutboxStore {
             database: RwLock::new(Some(opened.database)),
             files: opened.files,
             quarantine: opened.quarantine,
+            marks,
             counters: Counters::default(),
             lock,
             config,
@@ -308,6 +326,12 @@ impl OutboxStore {
     /// Has a change written in the same order: with the next barrier, a second later at the latest. Does not block.
     pub fn note(&self, change: Change<Bytes>) {
         self.running.shared.submit(Command { write: None, change, payload: None, at: Instant::now() });
+    }
+
+    /// Marks a request as being executed or sent, so that the process after one that is killed meanwhile knows. Does not block.
+    #[must_use]
+    pub fn mark(&self, id: RequestId, attempts: u8) -> Option<Mark> {
+        self.running.shared.marks.as_ref().filter(|_| attempts > 0).map(|marks| marks.mark(id, attempts))
     }
 
     /// The payload of a request that waits; none if there is no such request. Blocks for disk I/O.

@@ -111,7 +111,7 @@ impl<'a> Opening<'a> {
         self.files.sweep(|file| table.names_file(file))?;
         let reserve = Reserve::open(&self.config.path, self.config.reserve_bytes)?;
         let saved = table.rows().into_iter().map(Row::saved).collect();
-        let found = Found { saved, damage };
+        let found = Found { saved, damage, under_way: None };
         Ok(Opened { database, table, ledger, files: self.files, reserve, quarantine: self.quarantine, found })
     }
 

@@ -31,11 +31,11 @@ impl Driver {
                     self.metrics.outbox.request("known");
                     self.tell(&id, &News::Known, heard);
                 }
-                OutboxAction::Execute { id, mode } => {
+                OutboxAction::Execute { id, mode, attempts } => {
                     let payload = fresh.take().filter(|(of, _)| *of == id).map(|(_, payload)| payload);
-                    self.execute(id, mode, payload);
+                    self.execute(id, (mode, attempts), payload);
                 }
-                OutboxAction::Publish { id, attempt, left } => self.publish(id, attempt, left),
+                OutboxAction::Publish { id, attempt, left, attempts } => self.publish(id, (attempt, attempts), left),
                 OutboxAction::Deliver { id, ending } => self.deliver(&id, ending),
                 OutboxAction::WakeAt(time) => self.wake = self.clock.instant(time).map(Instant::from_std),
             }
@@ -65,7 +65,7 @@ impl Driver {
         }
     }
 
-    fn execute(&mut self, id: RequestId, mode: Mode, payload: Option<Bytes>) {
+    fn execute(&mut self, id: RequestId, (mode, attempts): (Mode, u8), payload: Option<Bytes>) {
         let Some(known) = self.known.get_mut(&id) else { return };
         if let Mode::Local(reason) = mode {
             self.metrics.outbox.without_cloud(reason);
@@ -73,17 +73,17 @@ impl Driver {
         }
         let (tools, mailbox, bytes) = (Arc::clone(&self.tools), self.mailbox.clone(), known.bytes);
         let task = self.tasks.spawn(async move {
-            let happened = execution::execute(&tools, id, (bytes, payload), mode).await;
+            let happened = execution::execute(&tools, (id, attempts), (bytes, payload), mode).await;
             mailbox.put(happened).await;
         });
         self.executing.insert(task.id(), id);
     }
 
-    fn publish(&mut self, id: RequestId, number: u8, left: Duration) {
+    fn publish(&mut self, id: RequestId, (number, attempts): (u8, u8), left: Duration) {
         let Some(known) = self.known.get_mut(&id) else { return };
         self.metrics.outbox.attempts.inc();
         let charged = known.placed.as_mut().is_some_and(|placed| std::mem::take(&mut placed.charged));
-        let attempt = Attempt { number, left, charged };
+        let attempt = Attempt { number, left, attempts, charged };
         if known.asker.as_ref().is_some_and(|asker| asker.again(attempt)) {
             return;
         }

@@ -61,6 +61,7 @@ impl Process {
             let now = host.now(shared);
             let index = host.index;
             shared.say(|| format!("d{index} outbox: {event:?}"));
+            host.over(&event);
             for action in self.outbox.on(event, now) {
                 self.perform(action, &mut events, host, shared);
             }
@@ -95,8 +96,12 @@ impl Process {
             OutboxAction::Accepted(id) => self.accepted(id, host, shared),
             OutboxAction::Refuse { id, why } => self.refused(id, why, host, shared),
             OutboxAction::Known(id) => events.extend(self.known(id, host, shared)),
-            OutboxAction::Execute { id, mode } => events.extend(self.execute(id, mode, host, shared)),
-            OutboxAction::Publish { id, attempt, left } => {
+            OutboxAction::Execute { id, mode, attempts } => {
+                host.mark(id, attempts);
+                events.extend(self.execute(id, mode, host, shared));
+            }
+            OutboxAction::Publish { id, attempt, left, attempts } => {
+                host.mark(id, attempts);
                 events.extend(self.ask_durably(id, attempt, left, host, shared));
             }
             OutboxAction::Deliver { id, ending } => events.extend(self.deliver(id, &ending, host, shared)),

@@ -3,13 +3,15 @@
 use std::rc::Rc;
 use std::time::Duration;
 
-use hedge_wire::{BootId, DeviceId, Topic};
+use hedge_agent_core::outbox::{OutboxEvent, Saved, UnderWay, held};
+use hedge_wire::{BootId, DeviceId, RequestId, Topic};
 
 use super::caller::{Call, Question};
 use super::router;
 use crate::clock::{BEGINNING, Clock};
 use crate::counts::Happening;
 use crate::dice::{Dice, Stream};
+use crate::id::{Kind, id};
 use crate::net::packet::Client;
 use crate::queue::{DeviceEvent, Event};
 use crate::shared::Shared;
@@ -33,6 +35,10 @@ pub(crate) struct Host {
     pub(crate) is_powered: bool,
     pub(crate) off_since: Duration,
     pub(crate) store: Store,
+    /// What is being executed or sent, in a file that a killed process leaves behind and a power cut spoils.
+    pub(crate) marks: UnderWay,
+    /// Whether the last process left its marks.
+    pub(crate) marked: bool,
     pub(crate) disk_is_full: bool,
     /// When the disk or the process last came back.
     pub(crate) disturbed: Duration,
@@ -67,6 +73,8 @@ impl Host {
             is_powered: true,
             off_since: Duration::ZERO,
             store: Store::default(),
+            marks: UnderWay::new(),
+            marked: false,
             disk_is_full: false,
             disturbed: Duration::ZERO,
             dice,
@@ -84,6 +92,48 @@ impl Host {
     pub(crate) fn boot(&mut self, shared: &mut Shared) {
         self.clock = boot(&mut self.dice, shared.now, self.clock.boot.0, shared);
         self.is_powered = true;
+    }
+
+    /// What the last process left under way, if it left its marks; those of the one that begins take their place.
+    pub(crate) fn take_marks(&mut self, saved: &[Saved]) -> Option<UnderWay> {
+        let left = self.marked.then(|| std::mem::take(&mut self.marks));
+        (self.marks, self.marked) = (held(saved, left.as_ref()), true);
+        left
+    }
+
+    /// Something is executed or sent.
+    pub(crate) fn mark(&mut self, id: RequestId, attempts: u8) {
+        if attempts > 0 {
+            self.marks.insert(id, attempts);
+        }
+    }
+
+    pub(crate) fn is_marked(&self, number: u16) -> bool {
+        self.marks.contains_key(&id(Kind::Durable, self.index, number.into()))
+    }
+
+    /// What the outbox is told ends that.
+    pub(crate) fn over<A>(&mut self, event: &OutboxEvent<A>) {
+        use OutboxEvent::{
+            BadVerdict, Busy, NoSubscribers, NotSent, Ran, Refused, Rejected, Sent, Unreadable, Verdict,
+        };
+        if let Ran { id, .. }
+        | Sent(id)
+        | NotSent { id, .. }
+        | NoSubscribers(id)
+        | Rejected(id)
+        | Unreadable(id)
+        | Verdict { id, .. }
+        | BadVerdict(id)
+        | Busy { id, .. }
+        | Refused { id, .. } = event
+        {
+            // What was held against it before this attempt stands.
+            match self.marks.get_mut(id) {
+                Some(attempts) if *attempts > 1 => *attempts -= 1,
+                _ => drop(self.marks.remove(id)),
+            }
+        }
     }
 
     pub(crate) fn now(&self, shared: &Shared) -> Duration {

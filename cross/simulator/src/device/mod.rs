@@ -157,7 +157,7 @@ impl Device {
             shared.count(Happening::DeviceStops);
             if !process.flush(host) {
                 // What could not be taken back stands: to the requests this was as good as a death.
-                shared.judge.process_died(host.index, None, shared.now);
+                shared.judge.process_died(host.index, None, |number| host.is_marked(number), shared.now);
             }
             process.end(true, host, shared);
         }
@@ -182,8 +182,12 @@ impl Device {
         // Whatever the process had asked for is void.
         host.run += 1;
         if let Some(process) = process.take() {
-            shared.judge.process_died(index, by, shared.now);
+            // Who was under way when the power went, nobody can tell.
+            let suspects = |number| !powered || host.is_marked(number);
+            shared.judge.process_died(index, by, suspects, shared.now);
             process.end(powered, host, shared);
+        } else if !powered {
+            shared.judge.marks_lost(index);
         }
         host.dying = None;
         let back = match death {
@@ -248,6 +252,8 @@ impl Host {
         shared.count(Happening::PowerCuts);
         let lost = self.store.cut_power(&mut self.dice);
         shared.counts.add(Happening::WritesLost, lost);
+        self.marks.clear();
+        self.marked = false;
         if self.is_powered {
             self.off_since = shared.now;
         }

@@ -69,7 +69,8 @@ impl Process {
         }
         let now = host.now(shared);
         let settings = shared.weather.outbox.clone();
-        let (outbox, actions) = Outbox::restore(settings, host.clock.boot, seed, saved, now);
+        let under_way = host.take_marks(&saved);
+        let (outbox, actions) = Outbox::restore(settings, host.clock.boot, seed, saved, under_way.as_ref(), now);
         let (queue, found) = (shared.weather.link_queue, outbox.waiting() + outbox.results().0);
         let mut process = Self {
             outbox,

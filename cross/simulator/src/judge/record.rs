@@ -25,10 +25,12 @@ pub(crate) struct Record {
     pub(crate) erased: bool,
     /// Its payload cannot be read back.
     pub(crate) rotten: bool,
-    /// Deaths of processes while it waited.
+    /// Deaths of processes while it waited that it may have caused: of those that were killed, while it was under way.
     pub(crate) deaths: u32,
     /// Of these, those that it caused.
     pub(crate) kills: u32,
+    /// Whether the last process was killed while this waited and was not under way, by marks that power has not yet spoilt.
+    pub(crate) cleared: bool,
     /// Processes that were asked to end while it waited: an attempt under way is taken back then, which may cost one more.
     pub(crate) stops: u32,
     pub(crate) reboots: u32,
@@ -48,6 +50,7 @@ impl Record {
             erased: false,
             rotten: false,
             deaths: 0,
+            cleared: false,
             kills: 0,
             stops: 0,
             reboots: 0,
@@ -141,16 +144,31 @@ impl Judge {
         }
     }
 
-    /// A process of the device dies, by the hand of this request or of somebody else.
-    pub(crate) fn process_died(&mut self, device: u16, killer: Option<u16>, now: Duration) {
-        for record in &mut self.records[usize::from(device)] {
-            record.deaths += u32::from(record.ending.is_none());
+    /// A process of the device dies, by the hand of this request or of somebody else; some requests are suspected of it.
+    pub(crate) fn process_died(
+        &mut self,
+        device: u16,
+        killer: Option<u16>,
+        is_suspect: impl Fn(u16) -> bool,
+        now: Duration,
+    ) {
+        for (number, record) in (0..).zip(&mut self.records[usize::from(device)]) {
+            let waits = record.ending.is_none();
+            record.deaths += u32::from(waits && is_suspect(number));
+            record.cleared = waits && !is_suspect(number);
         }
         let Some(number) = killer else { return };
         let record = self.record_mut(device, number);
         record.kills += 1;
         if record.kills > DEATHS + record.stops {
             self.violated(Rule::Poison, now, format!("d{device} #{number} killed a third process"));
+        }
+    }
+
+    /// Power went after the process: nobody will ever know what was under way.
+    pub(crate) fn marks_lost(&mut self, device: u16) {
+        for record in &mut self.records[usize::from(device)] {
+            record.deaths += u32::from(std::mem::take(&mut record.cleared));
         }
     }
 
