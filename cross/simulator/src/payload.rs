@@ -10,7 +10,7 @@
 //! whether it kills the process.
 
 use bytes::Bytes;
-use hedge_agent_core::outbox::Answer;
+use hedge_agent_core::outbox::HasBytes;
 use hedge_agent_core::{Reason, Status};
 use hedge_tensor::{DType, NamedTensor, Tensor};
 use hedge_wire::Digest;
@@ -140,8 +140,8 @@ pub(crate) enum Given {
     Failed,
 }
 
-impl Answer for Given {
-    fn size(&self) -> u64 {
+impl HasBytes for Given {
+    fn bytes(&self) -> u64 {
         match self {
             Given::Answer { .. } => 64,
             Given::Failed => 8,

@@ -53,7 +53,7 @@ class Builder:
 
     def scalar(self, value):
         """A number, with the dimensions that exporters give it."""
-        return self.weight(np.full(self.one_of((), (), (1,)), value, np.float32))
+        return self.weight(np.full(self.one_of((), (), (1,), (1, 1, 1)), value, np.float32))
 
     def ints(self, *values):
         return self.weight(np.array(values, np.int64))

@@ -7,19 +7,19 @@ use hedge_wire::{BootId, Digest, Refusal, RequestId};
 use crate::answer::Reason;
 use crate::row::NotSent;
 
-/// An answer, or the failure that a caller gets in its place. The outbox looks at nothing of it but its size.
-pub trait Answer: Clone {
+/// What an outbox hands on without looking into it, but for its size.
+pub trait HasBytes: Clone {
     /// Bytes that it takes in the store.
-    fn size(&self) -> u64;
+    fn bytes(&self) -> u64;
 }
 
-impl<T: Clone + AsRef<[u8]>> Answer for T {
-    fn size(&self) -> u64 {
+impl<T: Clone + AsRef<[u8]>> HasBytes for T {
+    fn bytes(&self) -> u64 {
         self.as_ref().len() as u64
     }
 }
 
-/// What happened. `A` is an [`Answer`].
+/// What happened. `A` is an answer, or the failure that a caller gets in its place.
 #[derive(Clone, PartialEq, Debug)]
 pub enum OutboxEvent<A> {
     /// A caller hands in a durable request.
@@ -184,11 +184,11 @@ pub enum Ending<A> {
     Damaged,
 }
 
-impl<A: Answer> Ending<A> {
+impl<A: HasBytes> Ending<A> {
     /// Bytes of the answer, if it is one.
-    pub(super) fn size(&self) -> u64 {
+    pub(super) fn bytes(&self) -> u64 {
         match self {
-            Ending::Answered(answer) => answer.size(),
+            Ending::Answered(answer) => answer.bytes(),
             Ending::Poisoned { .. } | Ending::Damaged => 0,
         }
     }

@@ -7,12 +7,12 @@ use hedge_wire::{Digest, Refusal, RequestId};
 use super::Outbox;
 use super::entry::{Entry, Seq, Stage};
 use super::event::{
-    Answer, Change, Ending, Expiry, Head, Mode, NotAccepted, OutboxAction, OutboxEvent, Ran, ResultHead, WriteId,
+    Change, Ending, Expiry, HasBytes, Head, Mode, NotAccepted, OutboxAction, OutboxEvent, Ran, ResultHead, WriteId,
 };
 use crate::answer::Reason;
 use crate::row::NotSent;
 
-impl<A: Answer> Outbox<A> {
+impl<A: HasBytes> Outbox<A> {
     pub(super) fn take(&mut self, event: OutboxEvent<A>, now: Duration, actions: &mut Vec<OutboxAction<A>>) {
         match event {
             OutboxEvent::Accept { id, digest, bytes, life } => self.accept(id, digest, bytes, life, now, actions),
@@ -275,7 +275,7 @@ impl<A: Answer> Outbox<A> {
         let unnoted = self.survive(seq);
         let expiry = Expiry::new(self.boot, now.saturating_add(self.settings.keep), now);
         let entry = self.entry(seq);
-        let head = ResultHead { id: entry.id, digest: entry.digest, bytes: ending.size(), fetched: false, expiry };
+        let head = ResultHead { id: entry.id, digest: entry.digest, bytes: ending.bytes(), fetched: false, expiry };
         let write = self.persist(seq, Change::Finish { head, ending: ending.clone() }, actions);
         let stage = Stage::Finishing { write: Some(write), retry_at: now, unnoted, ending };
         self.change(seq, |entry| entry.stage = stage);
@@ -285,7 +285,7 @@ impl<A: Answer> Outbox<A> {
         let entry = self.remove(seq);
         let Stage::Finishing { ending, .. } = entry.stage else { return };
         let expires = now.saturating_add(self.settings.keep);
-        self.results.insert(entry.id, entry.digest, ending.size(), expires);
+        self.results.insert(entry.id, entry.digest, ending.bytes(), expires);
         actions.push(OutboxAction::Deliver { id: entry.id, ending });
     }
 

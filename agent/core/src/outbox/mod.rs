@@ -57,7 +57,7 @@ use hedge_wire::{BootId, RequestId};
 
 use self::entry::{Entry, Load, Seq, Turn};
 pub use self::event::{
-    Answer, Change, Ending, Expiry, Head, Mode, NotAccepted, OutboxAction, OutboxEvent, Ran, ResultHead, WriteId,
+    Change, Ending, Expiry, HasBytes, Head, Mode, NotAccepted, OutboxAction, OutboxEvent, Ran, ResultHead, WriteId,
 };
 pub use self::restore::{Saved, UnderWay, held};
 use self::results::Results;
@@ -105,7 +105,7 @@ pub struct Outbox<A> {
     wake: Option<Duration>,
 }
 
-impl<A: Answer> Outbox<A> {
+impl<A: HasBytes> Outbox<A> {
     /// An empty outbox on a device whose monotonic clock belongs to `boot`; `seed` spreads its retries.
     #[must_use]
     pub fn new(settings: OutboxSettings, boot: BootId, seed: u64) -> Self {

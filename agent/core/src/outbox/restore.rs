@@ -7,7 +7,7 @@ use hedge_wire::{BootId, RequestId};
 
 use super::Outbox;
 use super::entry::{Entry, RESTAMP_AT_LEAST, Stage};
-use super::event::{Answer, Ending, Head, OutboxAction, ResultHead};
+use super::event::{Ending, HasBytes, Head, OutboxAction, ResultHead};
 use super::settings::OutboxSettings;
 
 /// What the store found.
@@ -42,7 +42,7 @@ fn held_against(head: &Head, under_way: Option<&UnderWay>) -> u8 {
     head.attempts.saturating_sub(u8::from(!was_under_way))
 }
 
-impl<A: Answer> Outbox<A> {
+impl<A: HasBytes> Outbox<A> {
     /// Goes on from what the store holds, in the order in which it was accepted. The cloud counts as not reachable until
     /// [`CloudUp`](super::OutboxEvent::CloudUp).
     ///

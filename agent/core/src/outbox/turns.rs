@@ -3,14 +3,14 @@
 use std::time::Duration;
 
 use super::entry::{Seq, Stage, Turn};
-use super::event::{Answer, Change, Mode, OutboxAction};
+use super::event::{Change, HasBytes, Mode, OutboxAction};
 use super::{Outbox, doubled};
 use crate::answer::Reason;
 
 /// An attempt that has less time left than this is not worth sending.
 const LEAST_USEFUL: Duration = Duration::from_millis(1);
 
-impl<A: Answer> Outbox<A> {
+impl<A: HasBytes> Outbox<A> {
     pub(super) fn take_turns(&mut self, now: Duration, actions: &mut Vec<OutboxAction<A>>) {
         if self.stopping {
             return;

@@ -196,8 +196,7 @@ impl Committer {
     }
 
     fn lacks(&self, bytes: u64) -> bool {
-        // A file system that does not tell is asked by writing.
-        room::free(&self.shared.config.path).is_ok_and(|free| free < bytes)
+        room::lacks(&self.shared.config.path, bytes)
     }
 
     /// Whether audits were dropped to make room.

@@ -96,12 +96,11 @@ impl Part {
         Ok(self.held)
     }
 
-    /// False where the file system says that there is not enough. To try all the same would take every block that there is,
-    /// for a moment in which others find none. One that does not say is asked by writing.
+    /// False where there is known to be not enough. To try all the same would take every block that there is, for a moment in which
+    /// others find none.
     fn may_have_room(&self) -> bool {
         let held = fs::metadata(&self.path).map_or(0, |meta| meta.blocks() * 512);
-        let free = free(self.path.parent().unwrap_or(&self.path));
-        free.map_or(true, |free| free >= self.bytes.saturating_sub(held))
+        !lacks(self.path.parent().unwrap_or(&self.path), self.bytes.saturating_sub(held))
     }
 
     fn release(&mut self) -> io::Result<()> {
@@ -145,8 +144,13 @@ fn fill(file: &mut File, bytes: u64) -> io::Result<()> {
     Ok(())
 }
 
+/// Whether so many bytes are known not to be free where `path` lies. A file system that does not tell is asked by writing.
+pub(super) fn lacks(path: &Path, bytes: u64) -> bool {
+    free(path).is_ok_and(|free| free < bytes)
+}
+
 /// Bytes that may still be written where `path` lies.
-pub(super) fn free(path: &Path) -> io::Result<u64> {
+fn free(path: &Path) -> io::Result<u64> {
     let stat = statvfs(path)?;
     Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
 }

@@ -33,9 +33,9 @@ impl Driver {
                 }
                 OutboxAction::Execute { id, mode, attempts } => {
                     let payload = fresh.take().filter(|(of, _)| *of == id).map(|(_, payload)| payload);
-                    self.execute(id, (mode, attempts), payload);
+                    self.execute((id, attempts), mode, payload);
                 }
-                OutboxAction::Publish { id, attempt, left, attempts } => self.publish(id, (attempt, attempts), left),
+                OutboxAction::Publish { id, attempt, left, attempts } => self.publish((id, attempts), attempt, left),
                 OutboxAction::Deliver { id, ending } => self.deliver(&id, ending),
                 OutboxAction::WakeAt(time) => self.wake = self.clock.instant(time).map(Instant::from_std),
             }
@@ -65,7 +65,7 @@ impl Driver {
         }
     }
 
-    fn execute(&mut self, id: RequestId, (mode, attempts): (Mode, u8), payload: Option<Bytes>) {
+    fn execute(&mut self, (id, attempts): (RequestId, u8), mode: Mode, payload: Option<Bytes>) {
         let Some(known) = self.known.get_mut(&id) else { return };
         if let Mode::Local(reason) = mode {
             self.metrics.outbox.without_cloud(reason);
@@ -79,7 +79,7 @@ impl Driver {
         self.executing.insert(task.id(), id);
     }
 
-    fn publish(&mut self, id: RequestId, (number, attempts): (u8, u8), left: Duration) {
+    fn publish(&mut self, (id, attempts): (RequestId, u8), number: u8, left: Duration) {
         let Some(known) = self.known.get_mut(&id) else { return };
         self.metrics.outbox.attempts.inc();
         let charged = known.placed.as_mut().is_some_and(|placed| std::mem::take(&mut placed.charged));

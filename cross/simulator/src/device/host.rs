@@ -35,10 +35,8 @@ pub(crate) struct Host {
     pub(crate) is_powered: bool,
     pub(crate) off_since: Duration,
     pub(crate) store: Store,
-    /// What is being executed or sent, in a file that a killed process leaves behind and a power cut spoils.
-    pub(crate) marks: UnderWay,
-    /// Whether the last process left its marks.
-    pub(crate) marked: bool,
+    /// What is being executed or sent, in a file that a killed process leaves behind. None before the first, and after a power cut.
+    pub(crate) marks: Option<UnderWay>,
     pub(crate) disk_is_full: bool,
     /// When the disk or the process last came back.
     pub(crate) disturbed: Duration,
@@ -73,8 +71,7 @@ impl Host {
             is_powered: true,
             off_since: Duration::ZERO,
             store: Store::default(),
-            marks: UnderWay::new(),
-            marked: false,
+            marks: None,
             disk_is_full: false,
             disturbed: Duration::ZERO,
             dice,
@@ -96,20 +93,21 @@ impl Host {
 
     /// What the last process left under way, if it left its marks; those of the one that begins take their place.
     pub(crate) fn take_marks(&mut self, saved: &[Saved]) -> Option<UnderWay> {
-        let left = self.marked.then(|| std::mem::take(&mut self.marks));
-        (self.marks, self.marked) = (held(saved, left.as_ref()), true);
+        let left = self.marks.take();
+        self.marks = Some(held(saved, left.as_ref()));
         left
     }
 
     /// Something is executed or sent.
     pub(crate) fn mark(&mut self, id: RequestId, attempts: u8) {
         if attempts > 0 {
-            self.marks.insert(id, attempts);
+            self.marks.get_or_insert_default().insert(id, attempts);
         }
     }
 
     pub(crate) fn is_marked(&self, number: u16) -> bool {
-        self.marks.contains_key(&id(Kind::Durable, self.index, number.into()))
+        let id = id(Kind::Durable, self.index, number.into());
+        self.marks.as_ref().is_some_and(|marks| marks.contains_key(&id))
     }
 
     /// What the outbox is told ends that.
@@ -128,10 +126,11 @@ impl Host {
         | Busy { id, .. }
         | Refused { id, .. } = event
         {
+            let Some(marks) = &mut self.marks else { return };
             // What was held against it before this attempt stands.
-            match self.marks.get_mut(id) {
+            match marks.get_mut(id) {
                 Some(attempts) if *attempts > 1 => *attempts -= 1,
-                _ => drop(self.marks.remove(id)),
+                _ => drop(marks.remove(id)),
             }
         }
     }

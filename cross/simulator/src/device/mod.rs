@@ -252,8 +252,7 @@ impl Host {
         shared.count(Happening::PowerCuts);
         let lost = self.store.cut_power(&mut self.dice);
         shared.counts.add(Happening::WritesLost, lost);
-        self.marks.clear();
-        self.marked = false;
+        self.marks = None;
         if self.is_powered {
             self.off_since = shared.now;
         }

@@ -176,6 +176,8 @@ impl Judge {
     pub(crate) fn process_stops(&mut self, device: u16) {
         for record in &mut self.records[usize::from(device)] {
             record.stops += u32::from(record.ending.is_none());
+            // It has read the marks of the one before it, and makes sure that they are not needed any more, or dies.
+            record.cleared = false;
         }
     }
 
