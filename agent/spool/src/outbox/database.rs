@@ -28,7 +28,7 @@ use std::path::Path;
 use hedge_wire::RequestId;
 
 use super::key::Key;
-use super::part::Part;
+use super::part::{self, Part};
 use super::row::{self, Account, Record, Row};
 use crate::replace::sync_folder;
 use crate::store::{Flushing, Store, StoreError, from_io};
@@ -109,9 +109,12 @@ impl Database {
         self.file.sync_all().map_err(|error| Fault::Disk(format!("fsync of the outbox's database failed: {error}")))
     }
 
-    /// The value of a part; none if it is missing or damaged.
+    /// A part, without the row that may be behind it; none if it is missing or damaged.
     pub(super) fn part(&self, key: &Key) -> Result<Option<Vec<u8>>, StoreError> {
-        Ok(self.store.read(&key.bytes())?.filter(|value| is_part(key, value)))
+        let Some(mut value) = self.store.read(&key.bytes())? else { return Ok(None) };
+        let length = part::split(&value).0.len();
+        value.truncate(length);
+        Ok(is_part(key, &value).then_some(value))
     }
 
     pub(super) fn disk_bytes(&self) -> Result<u64, StoreError> {
@@ -133,18 +136,39 @@ impl Database {
 impl Scan {
     /// Takes in what was found under a key.
     pub(super) fn take(&mut self, key: &[u8], value: &[u8]) {
-        match Key::parse(key) {
-            Some(key @ Key::Part(..)) if is_part(&key, value) => drop(self.parts.insert(key)),
-            Some(key @ (Key::Row(_) | Key::Account)) => match row::decode(value) {
-                Some(Record::Row(row, account)) if key == Key::Row(row.number) => {
+        let is_sound = match Key::parse(key) {
+            Some(key @ Key::Part(_, number, _)) => {
+                let (part, row) = part::split(value);
+                let is_part = is_part(&key, part);
+                is_part.then(|| self.parts.insert(key));
+                is_part && row.is_none_or(|row| self.take_row(number, row))
+            }
+            Some(Key::Row(number)) => self.take_row(number, value),
+            Some(Key::Account) => match row::decode(value) {
+                Some(Record::Account(account)) => {
                     self.newest = newer(self.newest, account);
-                    self.rows.insert(row.id(), (row, account));
+                    true
                 }
-                Some(Record::Account(account)) if key == Key::Account => self.newest = newer(self.newest, account),
-                _ => self.damaged.push(key.bytes()),
+                _ => false,
             },
-            _ => self.damaged.push(key.to_vec()),
+            None => false,
+        };
+        if !is_sound {
+            self.damaged.push(key.to_vec());
         }
+    }
+
+    /// False if that is not a row of this number. Of two rows of a request the newer one counts.
+    fn take_row(&mut self, number: u64, value: &[u8]) -> bool {
+        let Some(Record::Row(row, account)) = row::decode(value) else { return false };
+        if row.number != number {
+            return false;
+        }
+        self.newest = newer(self.newest, account);
+        if self.rows.get(&row.id()).is_none_or(|(_, known)| known.serial < account.serial) {
+            self.rows.insert(row.id(), (row, account));
+        }
+        true
     }
 
     /// Whether a row's body is there as a whole, as far as it lies in the database.
@@ -196,5 +220,82 @@ impl Database {
     pub(super) fn break_fsync(&mut self) {
         let (reader, _) = std::io::pipe().expect("a pipe");
         self.file = File::from(std::os::fd::OwnedFd::from(reader));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::outbox::key::Side;
+    use crate::outbox::table::Table;
+    use bytes::Bytes;
+    use hedge_agent_core::outbox::{Change, Expiry, Head};
+    use hedge_wire::{BootId, Digest};
+    use std::time::Duration;
+
+    fn head(attempts: u8) -> Head {
+        let expiry = Expiry { boot: BootId(1), at: Duration::ZERO, left: Duration::ZERO };
+        let (id, digest) = (RequestId::from_bytes([1; 16]), Digest([1; 32]));
+        Head { id, digest, bytes: 1, attempts, placed: false, expiry }
+    }
+
+    /// What accepting a request writes, and what trying it writes.
+    fn written(payload: &[u8]) -> Vec<(Key, Vec<u8>)> {
+        let mut table = Table::default();
+        let accepted = table.change(&Change::Insert(head(0)), Some(&Bytes::copy_from_slice(payload)));
+        let tried = table.change(&Change::Update(head(1)), None);
+        [accepted.puts, tried.puts].concat()
+    }
+
+    fn scanned<'a>(values: impl IntoIterator<Item = &'a (Key, Vec<u8>)>) -> Scan {
+        let mut scan = Scan::default();
+        values.into_iter().for_each(|(key, value)| scan.take(&key.bytes(), value));
+        scan
+    }
+
+    fn attempts(scan: &Scan) -> Vec<u8> {
+        let attempts = |(row, _): &(Row, Account)| match &row.state {
+            row::State::Waiting(head) => head.attempts,
+            row::State::Ended(..) => unreachable!("nothing ended"),
+        };
+        scan.rows.values().map(attempts).collect()
+    }
+
+    #[test]
+    fn a_small_request_is_one_value_with_its_row_in_it_and_a_larger_one_has_it_in_its_last() {
+        for (payload, parts) in [(&[7; 10][..], 1), (&[7; part::PART_BYTES + 1], 2)] {
+            let values = written(payload);
+            assert_eq!(values.len(), parts + 1);
+            let scan = scanned(&values[..parts]);
+            assert_eq!((attempts(&scan), scan.parts.len(), scan.damaged.len()), (vec![0], parts, 0));
+            assert!(scan.has_body(&scan.rows.values().next().unwrap().0) && scan.newest.serial == 1);
+            assert!(attempts(&scanned(&values[..parts - 1])).is_empty(), "it is made by its last value");
+        }
+        assert_eq!(written(&[])[0].0, Key::Row(0), "nothing has no part");
+    }
+
+    #[test]
+    fn of_two_rows_of_a_request_the_newer_one_counts_in_whatever_order_they_are_read() {
+        let values = written(&[7; 10]);
+        assert_eq!(attempts(&scanned(&values)), [1]);
+        assert_eq!(attempts(&scanned(values.iter().rev())), [1]);
+    }
+
+    #[test]
+    fn whatever_is_wrong_with_a_value_of_a_part_and_a_row_is_damage() {
+        let (key, value) = written(&[7; 10]).remove(0);
+        let damaged = |value: &[u8]| scanned([&(key, value.to_vec())]).damaged.len();
+        assert_eq!(damaged(&value), 0);
+        for bit in 0..value.len() * 8 {
+            let mut flipped = value.clone();
+            flipped[bit / 8] ^= 1 << (bit % 8);
+            assert_eq!(damaged(&flipped), 1, "bit {bit}");
+        }
+        let part = part::split(&value).0.len();
+        for length in (0..value.len()).filter(|&length| length != part) {
+            assert_eq!(damaged(&value[..length]), 1, "{length} bytes");
+        }
+        let elsewhere = (Key::Part(Side::Payload, 1, 0), value);
+        assert_eq!(scanned([&elsewhere]).damaged.len(), 1, "under another's key");
     }
 }

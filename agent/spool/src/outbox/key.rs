@@ -2,8 +2,8 @@
 //!
 //! ```text
 //! 00                              the account (row.rs)
-//! 01 | u64 number                 the row of a request (row.rs)
-//! 02 | u64 number | u16 part      a part of its payload (part.rs)
+//! 01 | u64 number                 the row of a request (row.rs), once it changed since it was accepted
+//! 02 | u64 number | u16 part      a part of its payload (part.rs), behind the last one its row as it was accepted
 //! 03 | u64 number | u16 part      a part of its answer (part.rs)
 //! ```
 

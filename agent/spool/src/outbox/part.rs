@@ -13,6 +13,9 @@
 //!     40        the bytes
 //! ```
 //!
+//! Behind the last part of a payload, in the same value, is the row of its request as it was accepted (row.rs): of that row and
+//! the one under the row's own key the one with the higher serial counts.
+//!
 //! They are cut because sled 0.34 writes pages above 128 KiB into files of their own, which it syncs never and removes where
 //! its log ends early. A page holds some twenty values, so with 4 KiB each none becomes as large.
 
@@ -44,6 +47,15 @@ pub(super) struct Part<'a> {
 /// How many parts a body of that length has.
 pub(super) fn count(length: u64) -> u16 {
     u16::try_from(length.div_ceil(PART_BYTES as u64)).unwrap_or(u16::MAX)
+}
+
+/// A value as the part that it begins with, and the row behind it if there is one. Neither is checked.
+pub(super) fn split(value: &[u8]) -> (&[u8], Option<&[u8]>) {
+    let length = value.get(8..12).map_or(0, |bytes| u32::from_le_bytes(array(bytes)) as usize);
+    match value.split_at_checked(HEADER.saturating_add(length)) {
+        Some((part, row)) if !row.is_empty() => (part, Some(row)),
+        _ => (value, None),
+    }
 }
 
 /// The parts of a body, with their keys.
@@ -118,6 +130,20 @@ mod tests {
             }
             assert_eq!(whole, body);
         }
+    }
+
+    #[test]
+    fn a_value_is_a_part_and_perhaps_a_row() {
+        let value = cut_all(b"some bytes").remove(0).1;
+        assert_eq!(split(&value), (&value[..], None));
+        let with_row = [&value[..], b"row"].concat();
+        assert_eq!(split(&with_row), (&value[..], Some(&b"row"[..])));
+        for length in 0..value.len() {
+            assert_eq!(split(&value[..length]), (&value[..length], None), "{length} bytes");
+        }
+        let mut lie = value.clone();
+        lie[8..12].fill(255);
+        assert_eq!(split(&lie), (&lie[..], None));
     }
 
     #[test]

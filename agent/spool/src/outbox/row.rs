@@ -23,7 +23,8 @@
 //!    196     4  0
 //! ```
 //!
-//! The same bytes lie under the row's key in the database and as one record in the ledger.
+//! The same bytes lie in the database, behind the last part of the payload (part.rs) or under the key of the row, and as one record
+//! in the ledger.
 
 use std::time::Duration;
 

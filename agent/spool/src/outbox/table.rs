@@ -6,9 +6,9 @@
 //! # Order within a step
 //!
 //! sled recovers a prefix of what was written. So each change has one value that makes it, and it is written after what it
-//! rests on: parts of a payload before the row of the entry, parts of an answer before the row of the result (which takes the
-//! entry's place under the same key, so that an id has one or the other), the account before the row that it no longer
-//! counts is removed. Parts without a row are swept at the next open.
+//! rests on: parts of a payload before the last one, which has the row of the entry with it, parts of an answer before the row
+//! of the result (which is newer than the entry's, so that an id has one or the other), the account before the row that it no
+//! longer counts is removed. Parts without a row are swept at the next open.
 
 use std::collections::HashMap;
 
@@ -129,7 +129,7 @@ impl Table {
                 let payload = payload.map_or(&[][..], |bytes| bytes);
                 let body = Body::of(payload);
                 let parts = inline(&body, Side::Payload, number, head.id, payload);
-                self.put(Row { number, state: State::Waiting(head.clone()), body }, parts, Vec::new())
+                self.accept(Row { number, state: State::Waiting(head.clone()), body }, parts)
             }
             Change::Update(head) => match self.rows.get(&head.id) {
                 Some(row) if matches!(row.state, State::Waiting(_)) => {
@@ -171,16 +171,33 @@ impl Table {
         self.rows.get(id).map_or(self.account.next, |row| row.number)
     }
 
+    /// A new row, in one value with the last part of its payload: half as many to write where payloads are small.
+    fn accept(&mut self, row: Row, mut puts: Vec<(Key, Vec<u8>)>) -> Step {
+        let key = Key::Row(row.number);
+        let (value, undo) = self.counted(row);
+        match puts.last_mut() {
+            Some((_, last)) => last.extend_from_slice(&value),
+            None => puts.push((key, value.clone())),
+        }
+        Step { puts, removes: Vec::new(), record: Some(value), undo: Some(undo) }
+    }
+
     fn put(&mut self, row: Row, mut puts: Vec<(Key, Vec<u8>)>, mut removes: Vec<Key>) -> Step {
-        let (id, key) = (row.id(), Key::Row(row.number));
+        let key = Key::Row(row.number);
         // What is written anew is not removed.
         removes.retain(|removed| puts.iter().all(|(written, _)| written != removed));
+        let (value, undo) = self.counted(row);
+        puts.push((key, value.clone()));
+        Step { puts, removes, record: Some(value), undo: Some(undo) }
+    }
+
+    /// Takes the row in as the next change: its bytes, and what undoes it.
+    fn counted(&mut self, row: Row) -> (Vec<u8>, (RequestId, Option<Row>)) {
+        let id = row.id();
         self.account.next = self.account.next.max(row.number + 1);
         self.account.serial += 1;
         let before = self.set(id, Some(row));
-        let value = self.rows[&id].encode(&self.account);
-        puts.push((key, value.clone()));
-        Step { puts, removes, record: Some(value), undo: Some((id, before)) }
+        (self.rows[&id].encode(&self.account), (id, before))
     }
 
     fn erase(&mut self, id: &RequestId) -> Step {

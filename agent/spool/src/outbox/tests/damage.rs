@@ -48,7 +48,7 @@ fn a_row_that_the_database_lost_is_found_in_its_bytes() {
     filled(folder.path());
     let before = all(folder.path());
     let lossy = Database::open(&database(folder.path())).unwrap();
-    lossy.remove(&key::Key::Row(1)).unwrap();
+    lossy.remove(&key::Key::Part(key::Side::Payload, 1, 0)).unwrap();
     lossy.barrier().unwrap();
     drop(lossy);
     let bench = Bench::open(folder.path());
