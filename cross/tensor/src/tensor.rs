@@ -162,8 +162,11 @@ impl Tensor {
         if self.dtype != T::DTYPE {
             return Err(TensorError::WrongType { asked: T::DTYPE, actual: self.dtype });
         }
-        // Bytes have no alignment of their own: this copies element by element where they are not aligned.
-        Ok(bytemuck::allocation::pod_collect_to_vec(&self.data))
+        // Bytes have no alignment of their own; where they happen to be aligned, memory need not be zeroed before it is filled.
+        Ok(match bytemuck::try_cast_slice(&self.data) {
+            Ok(values) => values.to_vec(),
+            Err(_) => bytemuck::allocation::pod_collect_to_vec(&self.data),
+        })
     }
 
     /// The elements of a float tensor of any width, exactly; `None` for other types.

@@ -3,11 +3,12 @@
 //! MACs are those of convolutions, matrix products, attention and recurrent layers; what works element by element is left out, as
 //! is usual. A size that is not found out counts as 1. Bodies count once, however often they run.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::BTreeMap;
 
 use hedge_tensor::{DType, Tensor};
 
 use crate::infer::infer_shapes;
+use crate::names::{HashMap, HashSet};
 use crate::{Dim, Graph, Node, ValueInfo};
 
 /// Sizes for free dimensions.
@@ -71,7 +72,7 @@ impl Cost {
         let infos = bound.values.iter().chain(&bound.inputs).chain(&bound.outputs);
         let infos: HashMap<&str, &ValueInfo> = infos.map(|info| (info.name.as_str(), info)).collect();
         let view = View { graph: &bound, infos };
-        let mut counted = HashSet::new();
+        let mut counted = HashSet::default();
         let nodes: Vec<NodeCost> = bound.nodes.iter().map(|node| view.node(node, &mut counted)).collect();
         Cost {
             parameters: graph.parameters(),
@@ -171,7 +172,7 @@ impl<'g> View<'g> {
 
     /// Inputs and values in between, each from where it is made to where it is used last.
     fn peak(&self) -> u64 {
-        let mut last: HashMap<&str, usize> = HashMap::new();
+        let mut last: HashMap<&str, usize> = HashMap::default();
         for (index, node) in self.graph.nodes.iter().enumerate() {
             let captured = node.subgraphs().flat_map(crate::validate::captured_by);
             last.extend(node.inputs.iter().map(String::as_str).chain(captured).map(|name| (name, index)));

@@ -9,6 +9,7 @@ pub mod build;
 pub mod cost;
 pub mod infer;
 mod model;
+mod names;
 pub mod onnx;
 pub mod passes;
 pub mod validate;

@@ -8,10 +8,11 @@
 //! outer one: ONNX forbids it, exporters do it.
 
 use std::cmp::Reverse;
-use std::collections::{BinaryHeap, HashMap, HashSet};
+use std::collections::BinaryHeap;
 
 use thiserror::Error;
 
+use crate::names::{HashMap, HashSet};
 use crate::{Graph, Node};
 
 /// How deep subgraphs may be nested. Real models use two or three levels; the bound keeps recursion on the stack.
@@ -144,7 +145,7 @@ fn makers(graph: &Graph) -> Result<HashMap<&str, Option<usize>>, ValidateError> 
     let constants = graph.initializers.keys().map(|name| (name.as_str(), None));
     let nodes = graph.nodes.iter().enumerate();
     let made = nodes.flat_map(|(index, node)| made_by(node).map(move |name| (name, Some(index))));
-    let mut makers = HashMap::new();
+    let mut makers = HashMap::default();
     for (name, maker) in inputs.chain(constants).chain(made) {
         if makers.insert(name, maker).is_some() {
             return Err(ValidateError::Duplicate { graph: graph.name.clone(), value: name.to_owned() });

@@ -27,10 +27,9 @@ mod window;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{HashMap, HashSet};
-
 use fact::{Call, Fact};
 
+use crate::names::{HashMap, HashSet};
 use crate::onnx::MAX_RANK;
 use crate::{Dim, Graph, Node, ValueInfo};
 
@@ -57,7 +56,7 @@ impl Scope<'_> {
 
 /// Infers one graph; `given` is known of its first inputs beside what they declare. Returns what is known of its outputs.
 fn infer_graph(graph: &mut Graph, outer: Option<&Scope<'_>>, given: &[Fact]) -> Vec<Fact> {
-    let mut scope = Scope { facts: HashMap::with_capacity(graph.nodes.len()), outer };
+    let mut scope = Scope { facts: HashMap::with_capacity_and_hasher(graph.nodes.len(), Default::default()), outer };
     for (index, input) in graph.inputs.iter().enumerate() {
         let declared = Fact { dtype: input.dtype, shape: input.shape.clone(), ..Fact::default() };
         let fact = match given.get(index) {

@@ -3,10 +3,9 @@
 //! A value inside a function gets the calling node's first output as a prefix, which makes it unique: no two nodes make the
 //! same value. Attributes that refer to the call's take its value, or the function's default, or are absent.
 
-use std::collections::HashMap;
-
 use super::proto::{AttributeProto, FunctionProto, GraphProto, NodeProto};
 use super::read::{ReadError, normal_domain};
+use crate::names::HashMap;
 
 /// How deep functions may call functions; a cycle of calls ends here, too.
 const MAX_CALL_DEPTH: usize = 32;
@@ -26,7 +25,7 @@ pub(super) struct Functions {
 impl Functions {
     /// Takes a model's functions; one that is written for another version of the default operator set is refused.
     pub(super) fn new(protos: Vec<FunctionProto>, opset: i64) -> Result<Self, ReadError> {
-        let mut by_name = HashMap::new();
+        let mut by_name = HashMap::default();
         for proto in protos {
             let name = proto.name().to_owned();
             let sets = proto.opset_import.iter();
@@ -78,7 +77,7 @@ impl Functions {
     /// The nodes of one call.
     fn body(&mut self, function: FunctionProto, call: &NodeProto) -> Result<Vec<NodeProto>, ReadError> {
         let prefix = call.output.iter().find(|name| !name.is_empty()).cloned().unwrap_or_default();
-        let mut names = Names { actual: HashMap::new(), prefix, bytes_left: self.name_bytes_left };
+        let mut names = Names { actual: HashMap::default(), prefix, bytes_left: self.name_bytes_left };
         let absent = String::new();
         for (index, formal) in function.input.iter().enumerate() {
             names.actual.insert(formal.clone(), call.input.get(index).unwrap_or(&absent).clone());

@@ -1,16 +1,15 @@
 //! Nodes that compute the same from the same.
 
-use std::collections::HashMap;
-
 use super::noop::redirect;
 use super::scan::{Scan, output};
+use crate::names::HashMap;
 use crate::{Attribute, Graph, Node};
 
 /// Lets the takers of nodes that repeat an earlier one take the earlier one's value; returns how many nodes are left idle.
 pub fn share_common_nodes(graph: &mut Graph) -> usize {
     let scan = Scan::new(graph);
-    let mut first: HashMap<String, &str> = HashMap::new();
-    let mut same: HashMap<String, String> = HashMap::new();
+    let mut first: HashMap<String, &str> = HashMap::default();
+    let mut same: HashMap<String, String> = HashMap::default();
     for node in &graph.nodes {
         let (Some(key), Some(made)) = (key(node, &same), output(node)) else { continue };
         match first.get(&key) {

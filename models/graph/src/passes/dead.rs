@@ -1,7 +1,6 @@
 //! What no output needs: nodes, constants, declarations.
 
-use std::collections::HashSet;
-
+use crate::names::HashSet;
 use crate::validate::captured_by;
 use crate::{Graph, Node};
 

@@ -1,16 +1,15 @@
 //! Nodes that give back what they take.
 
-use std::collections::HashMap;
-
 use super::scan::{Scan, input, is, output};
+use crate::names::HashMap;
 use crate::{Attribute, Dim, Graph, Node};
 
 /// Removes nodes that change nothing and joins chains of transpositions and reshapes; returns how many.
 pub fn remove_no_ops(graph: &mut Graph) -> usize {
     let joined = join_chains(graph);
     let scan = Scan::new(graph);
-    let mut same: HashMap<String, String> = HashMap::new();
-    let mut renamed: HashMap<String, String> = HashMap::new();
+    let mut same: HashMap<String, String> = HashMap::default();
+    let mut renamed: HashMap<String, String> = HashMap::default();
     for node in &graph.nodes {
         let (Some(made), true) = (output(node), is_no_op(&scan, node)) else { continue };
         let source = input(node, 0);

@@ -1,11 +1,10 @@
 //! What the recognising passes have in common: a pattern ends in one node, which is replaced where it stands; the nodes
 //! before it, whose values nobody else takes, die.
 
-use std::collections::HashSet;
-
 use hedge_tensor::Tensor;
 
 use super::scan::{Scan, input, is};
+use crate::names::HashSet;
 use crate::{Graph, Node};
 
 /// What takes the place of a pattern.
@@ -36,7 +35,7 @@ pub(super) fn rewrite_first(graph: &mut Graph, kinds: &[Matcher]) -> Option<(usi
 }
 
 fn find(scan: &Scan<'_>, matched: impl Fn(&Scan<'_>, usize) -> Option<Rewrite>) -> Vec<(usize, Rewrite)> {
-    let mut touched = HashSet::new();
+    let mut touched = HashSet::default();
     let mut rewrites = Vec::new();
     for index in 0..scan.graph.nodes.len() {
         let Some(found) = matched(scan, index) else { continue };

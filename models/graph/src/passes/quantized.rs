@@ -11,12 +11,11 @@
 
 mod group;
 
-use std::collections::HashMap;
-
 use hedge_tensor::{DType, Tensor};
 
 use super::pattern::{Rewrite, rewrite};
 use super::scan::{Scan, input, is, output};
+use crate::names::HashMap;
 use crate::{Graph, Node};
 use group::{Level, Levels};
 
@@ -47,7 +46,7 @@ pub fn fuse_quantized_groups(graph: &mut Graph) -> usize {
 
 /// How many `QuantizeLinear` take each value.
 fn takers(graph: &Graph) -> HashMap<String, usize> {
-    let mut takers = HashMap::new();
+    let mut takers = HashMap::default();
     for node in graph.nodes.iter().filter(|node| is(node, "QuantizeLinear")) {
         *takers.entry(input(node, 0).to_owned()).or_default() += 1;
     }

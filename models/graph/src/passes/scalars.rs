@@ -1,10 +1,9 @@
 //! Numbers that an exporter wrote with dimensions, as `[1, 1, 1]`.
 
-use std::collections::HashMap;
-
 use hedge_tensor::Tensor;
 
 use super::scan::{Scan, input, is};
+use crate::names::HashMap;
 use crate::{Graph, Node};
 
 /// Where both sides of an operator are broadcast alike.
@@ -14,7 +13,7 @@ const ARITHMETIC: [&str; 5] = ["Add", "Sub", "Mul", "Div", "Pow"];
 /// What the recognising passes look for is a plain number, and an executor broadcasts none.
 pub fn flatten_scalars(graph: &mut Graph) -> usize {
     let scan = Scan::new(graph);
-    let mut plain: HashMap<&str, (String, Tensor)> = HashMap::new();
+    let mut plain: HashMap<&str, (String, Tensor)> = HashMap::default();
     let mut places = Vec::new();
     for (index, node) in graph.nodes.iter().enumerate().filter(|(_, node)| ARITHMETIC.iter().any(|op| is(node, op))) {
         for side in 0..2 {

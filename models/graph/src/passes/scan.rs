@@ -1,9 +1,8 @@
 //! A graph seen from its values: who makes each, who takes it, what is known of it.
 
-use std::collections::{HashMap, HashSet};
-
 use hedge_tensor::{DType, Tensor};
 
+use crate::names::{HashMap, HashSet};
 use crate::validate::captured_by;
 use crate::{Dim, Graph, Node, ValueInfo};
 
@@ -18,8 +17,8 @@ pub(super) struct Scan<'g> {
 
 impl<'g> Scan<'g> {
     pub(super) fn new(graph: &'g Graph) -> Self {
-        let mut makers = HashMap::with_capacity(graph.nodes.len());
-        let mut takes: HashMap<&str, usize> = HashMap::with_capacity(graph.nodes.len());
+        let mut makers = HashMap::with_capacity_and_hasher(graph.nodes.len(), Default::default());
+        let mut takes: HashMap<&str, usize> = HashMap::with_capacity_and_hasher(graph.nodes.len(), Default::default());
         let mut pinned: HashSet<&str> = graph.outputs.iter().map(|output| output.name.as_str()).collect();
         for (index, node) in graph.nodes.iter().enumerate() {
             makers.extend(node.outputs.iter().filter(|name| !name.is_empty()).map(|name| (name.as_str(), index)));
