@@ -34,6 +34,35 @@ fn same_padding_follows_the_side_that_the_node_names() {
 }
 
 #[test]
+fn a_pool_whose_places_need_less_than_the_input_leaves_out_as_much_at_both_ends() {
+    let pool = |op: &str, side: &str, size: usize| {
+        let attributes = [
+            ("kernel_shape", Attribute::Ints(vec![2, 1])),
+            ("strides", Attribute::Ints(vec![1, 5])),
+            ("auto_pad", Attribute::String(side.as_bytes().to_vec())),
+        ];
+        let row: Vec<f32> = (1..=size).map(|value| value as f32).collect();
+        let x = floats(&[1, 1, 2, size], &row.repeat(2));
+        run(&one_operator(op, 1, &[], &attributes), &[x]).unwrap().to_vec::<f32>().unwrap()[..2].to_vec()
+    };
+    // As onnxruntime 1.32 has it.
+    for (side, size, expected) in [
+        ("SAME_UPPER", 6, [1., 6.]),
+        ("SAME_UPPER", 7, [1., 6.]),
+        ("SAME_UPPER", 8, [2., 7.]),
+        ("SAME_UPPER", 9, [2., 7.]),
+        ("SAME_UPPER", 10, [3., 8.]),
+        ("SAME_LOWER", 8, [1., 6.]),
+        ("SAME_LOWER", 9, [2., 7.]),
+        ("SAME_LOWER", 10, [2., 7.]),
+    ] {
+        for op in ["AveragePool", "MaxPool"] {
+            assert_eq!(pool(op, side, size), expected, "{op} {side} {size}");
+        }
+    }
+}
+
+#[test]
 fn an_average_over_unequal_pads_counts_only_the_input_unless_told_otherwise() {
     let pool = |count_pads: i64| {
         let attributes = [

@@ -1,7 +1,7 @@
 //! Pooling over windows and over whole planes.
 
 use burn_backend::ops::{ConvOptions, FloatTensorOps, ModuleOps, PadMode};
-use burn_backend::{DType as BurnType, FloatDType, Scalar, TensorData, TensorMetadata};
+use burn_backend::{DType as BurnType, FloatDType, Scalar, Slice, TensorData, TensorMetadata};
 use hedge_graph::Node;
 use hedge_tensor::DType;
 
@@ -45,7 +45,8 @@ fn max_pool(node: &Node, _: i64) -> Result<BoxOp, OpError> {
         if let Some(empty) = pooled_nothing(&shape, &window, dtype)? {
             return Ok(empty);
         }
-        let y = largest(x.into_float(context)?, &shape, &window, context);
+        let (x, left) = from_first_place(x.into_float(context)?, &shape, &window);
+        let y = largest(x, &left, &window, context);
         Ok(Value::float(B::float_reshape(y, output_shape(&shape, &window).into())))
     })
 }
@@ -105,7 +106,8 @@ fn average_pool(node: &Node, _: i64) -> Result<BoxOp, OpError> {
         if let Some(empty) = pooled_nothing(&shape, &window, dtype)? {
             return Ok(empty);
         }
-        let y = average(widened(x, context)?, &shape, &window, count_pads, context);
+        let (x, left) = from_first_place(widened(x, context)?, &shape, &window);
+        let y = average(x, &left, &window, count_pads, context);
         Ok(narrowed(B::float_reshape(y, output_shape(&shape, &window).into()), dtype))
     })
 }
@@ -173,7 +175,8 @@ fn lp_pool(node: &Node, _: i64) -> Result<BoxOp, OpError> {
         if let Some(empty) = pooled_nothing(&shape, &window, dtype)? {
             return Ok(empty);
         }
-        let means = mean_with_zeros(raised(widened(x, context)?, p), &shape, &window);
+        let (x, left) = from_first_place(widened(x, context)?, &shape, &window);
+        let means = mean_with_zeros(raised(x, p), &left, &window);
         let volume: usize = window.kernel.iter().product();
         let y = root(B::float_mul_scalar(means, Scalar::Float(volume as f64)), p);
         Ok(narrowed(B::float_reshape(y, output_shape(&shape, &window).into()), dtype))
@@ -233,6 +236,17 @@ fn pooled_nothing(shape: &[usize], window: &Window, dtype: DType) -> Result<Opti
         None if shape.contains(&0) => Err(OpError::new(format!("its input {shape:?} has nothing to pool"))),
         empty => Ok(empty),
     }
+}
+
+/// The input without what lies before the window's first place, and its shape.
+fn from_first_place(x: Primitive, shape: &[usize], window: &Window) -> (Primitive, Vec<usize>) {
+    if window.skips.iter().all(|&skip| skip == 0) {
+        return (x, shape.to_vec());
+    }
+    let skips = [&[0, 0], &window.skips[..]].concat();
+    let slices: Vec<Slice> = skips.iter().zip(shape).map(|(&skip, &size)| Slice::from(skip..size)).collect();
+    let left = skips.iter().zip(shape).map(|(skip, size)| size - skip).collect();
+    (B::float_slice(x, &slices), left)
 }
 
 fn output_shape(shape: &[usize], window: &Window) -> Vec<usize> {

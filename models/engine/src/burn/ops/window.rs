@@ -12,6 +12,8 @@ pub(super) struct Window {
     pub(super) dilations: Vec<usize>,
     /// (begin, end) of each spatial dimension.
     pub(super) pads: Vec<(usize, usize)>,
+    /// The elements of each spatial dimension before the first place; where there are some, there is no padding.
+    pub(super) skips: Vec<usize>,
     /// How many places the window takes along each spatial dimension.
     pub(super) outputs: Vec<usize>,
     /// Whether a last window that only begins on the input counts.
@@ -47,8 +49,8 @@ pub(super) struct WindowSpec {
     dilations: Option<Vec<i64>>,
     padding: Padding,
     ceil: bool,
-    /// Whether a window that is larger than the input and its padding still has a place.
-    lenient: bool,
+    /// Whether it is one of a pool ([`WindowSpec::of_pool`]).
+    pool: bool,
 }
 
 impl WindowSpec {
@@ -60,7 +62,7 @@ impl WindowSpec {
             dilations: None,
             padding: Padding::Valid,
             ceil: false,
-            lenient: false,
+            pool: false,
         }
     }
 
@@ -84,14 +86,16 @@ impl WindowSpec {
             dilations: ints("dilations"),
             padding,
             ceil: node.int("ceil_mode", 0) != 0,
-            lenient: false,
+            pool: false,
         })
     }
 
     /// The window of a pool. ONNX does not say what one does that is larger than its input; onnxruntime gives it the place
-    /// at the input's beginning if it is larger by less than a stride, and none otherwise.
+    /// at the input's beginning if it is larger by less than a stride, and none otherwise. Nor does it say
+    /// where the places of `SAME_UPPER` and `SAME_LOWER` lie that need less than the input: onnxruntime's means leave out as
+    /// much at both ends, and so do the largest elements of ONNX's reference; its convolutions begin with the input.
     pub(super) fn of_pool(node: &Node) -> Result<Self, OpError> {
-        Ok(WindowSpec { lenient: true, ..WindowSpec::read(node)? })
+        Ok(WindowSpec { pool: true, ..WindowSpec::read(node)? })
     }
 
     /// The window over an input with these spatial sizes; `kernel` is used where the node gives no `kernel_shape`.
@@ -114,14 +118,15 @@ impl WindowSpec {
             )));
         }
         let pads = self.pads(spatial, &kernel, &strides, &dilations)?;
-        let mut window = Window { kernel, strides, dilations, pads, outputs: Vec::new(), ceil: self.ceil };
+        let skips = self.skips(spatial, &kernel, &strides, &dilations);
+        let mut window = Window { kernel, strides, dilations, pads, skips, outputs: Vec::new(), ceil: self.ceil };
         let outputs = spatial.iter().enumerate().map(|(axis, &size)| match window.places(axis, size) {
-            Err(_) if self.lenient && size > 0 => Ok(window.places_beyond(axis, size)),
+            Err(_) if self.pool && size > 0 => Ok(window.places_beyond(axis, size)),
             places => places,
         });
         window.outputs = outputs.collect::<Result<_, _>>()?;
         // Its only window ends beyond the input, as the last one may where ends are rounded up.
-        window.ceil |= self.lenient
+        window.ceil |= self.pool
             && spatial.iter().enumerate().any(|(axis, &size)| window.overhang(axis, size) > window.pads[axis].1);
         Ok(window)
     }
@@ -137,9 +142,8 @@ impl WindowSpec {
         let same = |upper: bool| {
             (0..rank)
                 .map(|axis| {
-                    let out = spatial[axis].div_ceil(strides[axis]);
-                    let extent = (kernel[axis] - 1) * dilations[axis] + 1;
-                    let total = ((out - 1) * strides[axis] + extent).saturating_sub(spatial[axis]);
+                    let reach = reach_of_same(spatial[axis], kernel[axis], strides[axis], dilations[axis]);
+                    let total = reach.saturating_sub(spatial[axis]);
                     let small = total / 2;
                     if upper { (small, total - small) } else { (total - small, small) }
                 })
@@ -156,6 +160,25 @@ impl WindowSpec {
             }
         }
     }
+
+    fn skips(&self, spatial: &[usize], kernel: &[usize], strides: &[usize], dilations: &[usize]) -> Vec<usize> {
+        let surplus = |axis: usize| match spatial[axis] {
+            0 => 0,
+            size => size.saturating_sub(reach_of_same(size, kernel[axis], strides[axis], dilations[axis])),
+        };
+        let skip = |axis: usize| match self.padding {
+            Padding::SameUpper if self.pool => surplus(axis) / 2,
+            Padding::SameLower if self.pool => surplus(axis).saturating_sub(1) / 2,
+            _ => 0,
+        };
+        (0..spatial.len()).map(skip).collect()
+    }
+}
+
+/// The elements that the places of a window with one place a stride reach over, on an input that has some.
+fn reach_of_same(size: usize, kernel: usize, stride: usize, dilation: usize) -> usize {
+    let extent = (kernel - 1).saturating_mul(dilation).saturating_add(1);
+    ((size.div_ceil(stride) - 1) * stride).saturating_add(extent)
 }
 
 impl Window {
@@ -201,6 +224,7 @@ impl Window {
             strides: with(&self.strides),
             dilations: with(&self.dilations),
             pads: axes.iter().map(|&axis| self.pads[axis]).chain([(0, 0)]).take(2).collect(),
+            skips: axes.iter().map(|&axis| self.skips[axis]).chain([0]).take(2).collect(),
             outputs: with(&self.outputs),
             ceil: self.ceil,
         }
@@ -238,7 +262,7 @@ impl Window {
     /// Where element `step` of the window lies in its place `place`, `None` on the padding.
     pub(super) fn position(&self, axis: usize, place: usize, step: usize, size: usize) -> Option<usize> {
         let padded = place.checked_mul(self.strides[axis])?.checked_add(step.checked_mul(self.dilations[axis])?)?;
-        padded.checked_sub(self.pads[axis].0).filter(|&position| position < size)
+        padded.checked_add(self.skips[axis])?.checked_sub(self.pads[axis].0).filter(|&position| position < size)
     }
 
     /// Windows that would begin on the padding behind the input are dropped, as ONNX says for `ceil_mode`.
