@@ -23,7 +23,7 @@ use bytes::BufMut as _;
 use hedge_wire::RequestId;
 
 use super::key::{Key, Side};
-use super::row::{HEADER, MAGIC, checksum, seal};
+use super::row::{HEADER, MAGIC, ROW, checksum, seal};
 use crate::tensors::array;
 
 /// The largest payload or answer that lies in the database; larger ones are files.
@@ -69,7 +69,8 @@ pub(super) fn cut(side: Side, number: u64, id: RequestId, body: &[u8]) -> impl I
 
 impl<'a> Part<'a> {
     fn encode(&self, key: &Key) -> Vec<u8> {
-        let mut out = Vec::with_capacity(HEADER + self.bytes.len());
+        // With room for a row behind it.
+        let mut out = Vec::with_capacity(HEADER + self.bytes.len() + ROW);
         out.put_slice(MAGIC);
         out.put_u8(if self.side == Side::Payload { PAYLOAD } else { ANSWER });
         out.put_u8(0);
