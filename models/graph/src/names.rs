@@ -1,5 +1,5 @@
-//! Maps by names of values. Every pass looks every name up, so they hash faster than the standard library's; seeded at
-//! random like those, so that no file can be made whose names collide.
+//! Maps by names of values. Every pass looks every name up, so they hash faster than the standard library's; seeded anew in
+//! each process like those, so that no file can be made beforehand whose names collide.
 
 use foldhash::quality::RandomState;
 

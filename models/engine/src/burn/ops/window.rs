@@ -56,14 +56,7 @@ pub(super) struct WindowSpec {
 impl WindowSpec {
     /// A window without padding that moves by single elements.
     pub(super) fn plain() -> Self {
-        WindowSpec {
-            kernel: None,
-            strides: None,
-            dilations: None,
-            padding: Padding::Valid,
-            ceil: false,
-            pool: false,
-        }
+        WindowSpec { kernel: None, strides: None, dilations: None, padding: Padding::Valid, ceil: false, pool: false }
     }
 
     pub(super) fn read(node: &Node) -> Result<Self, OpError> {
