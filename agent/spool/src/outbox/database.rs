@@ -141,16 +141,9 @@ impl Scan {
                 let (part, row) = part::split(value);
                 let is_part = is_part(&key, part);
                 is_part.then(|| self.parts.insert(key));
-                is_part && row.is_none_or(|row| self.take_row(number, row))
+                is_part && row.is_none_or(|row| self.take_record(Key::Row(number), row))
             }
-            Some(Key::Row(number)) => self.take_row(number, value),
-            Some(Key::Account) => match row::decode(value) {
-                Some(Record::Account(account)) => {
-                    self.newest = newer(self.newest, account);
-                    true
-                }
-                _ => false,
-            },
+            Some(key @ (Key::Row(_) | Key::Account)) => self.take_record(key, value),
             None => false,
         };
         if !is_sound {
@@ -158,16 +151,19 @@ impl Scan {
         }
     }
 
-    /// False if that is not a row of this number. Of two rows of a request the newer one counts.
-    fn take_row(&mut self, number: u64, value: &[u8]) -> bool {
-        let Some(Record::Row(row, account)) = row::decode(value) else { return false };
-        if row.number != number {
-            return false;
-        }
+    /// False if that is not what belongs under the key. Of two rows of a request the newer one counts.
+    fn take_record(&mut self, key: Key, value: &[u8]) -> bool {
+        let account = match row::decode(value) {
+            Some(Record::Row(row, account)) if key == Key::Row(row.number) => {
+                if self.rows.get(&row.id()).is_none_or(|(_, known)| known.serial < account.serial) {
+                    self.rows.insert(row.id(), (row, account));
+                }
+                account
+            }
+            Some(Record::Account(account)) if key == Key::Account => account,
+            _ => return false,
+        };
         self.newest = newer(self.newest, account);
-        if self.rows.get(&row.id()).is_none_or(|(_, known)| known.serial < account.serial) {
-            self.rows.insert(row.id(), (row, account));
-        }
         true
     }
 
