@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use clap::Subcommand;
+use hedge_engine::{Device, DeviceChoice};
 use hedge_graph::Graph;
 
 /// `hedge model …`.
@@ -53,7 +54,7 @@ enum ExecutorName {
 struct Placement {
     /// auto (the fastest that agrees with the CPU), gpu or cpu.
     #[arg(long, default_value = "auto")]
-    device: hedge_engine::DeviceChoice,
+    device: DeviceChoice,
     /// The executor.
     #[arg(long, value_enum, default_value = "burn")]
     executor: ExecutorName,
@@ -66,10 +67,26 @@ impl Placement {
 
     /// Loads the model; devices are compared on `golden`, or on made-up inputs.
     fn load_for(&self, path: &Path, golden: Option<&hedge_engine::Golden>) -> Result<hedge_engine::Model> {
+        self.made(path, |graph| Ok(hedge_engine::Model::load(graph, self.device, golden)?))
+    }
+
+    /// Loads the model for its first run. On the CPU, where there is nothing to compare it with, it is only prepared, as
+    /// onnxruntime's session is when it is made; a GPU has to give what the CPU gives first.
+    fn prepare(&self, path: &Path) -> Result<hedge_engine::Model> {
+        match self.device {
+            DeviceChoice::Cpu => self.made(path, |graph| Ok(hedge_engine::Model::unproven(graph, Device::cpu())?)),
+            DeviceChoice::Auto | DeviceChoice::Gpu => self.load(path),
+        }
+    }
+
+    fn made(
+        &self,
+        path: &Path,
+        make: impl FnOnce(&Graph) -> Result<hedge_engine::Model>,
+    ) -> Result<hedge_engine::Model> {
         let graph = read_graph(path)?;
         let ExecutorName::Burn = self.executor;
-        hedge_engine::Model::load(&graph, self.device, golden)
-            .with_context(|| format!("{} cannot be run", path.display()))
+        make(&graph).with_context(|| format!("{} cannot be run", path.display()))
     }
 }
 

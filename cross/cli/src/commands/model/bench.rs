@@ -2,16 +2,16 @@
 
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Result, bail};
 use clap::Args;
-use hedge_engine::{Device, DeviceChoice, Model, Port, Signature};
+use hedge_engine::{DeviceChoice, Model, Port, Signature};
 use hedge_graph::Dim;
 use hedge_tensor::{DType, NamedTensor, Tensor, TensorError};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use serde_json::json;
 
-use super::{ExecutorName, ModelPath, Placement, read_graph};
+use super::{ModelPath, Placement};
 use crate::output::{say, table, write_json};
 
 /// At least this many runs are timed, however long they take.
@@ -47,7 +47,7 @@ pub(crate) fn run(args: &Bench) -> Result<()> {
     hedge_engine::set_threads(usize::from(args.threads));
     let devices = look_for_devices(args.placement.device);
     let started = Instant::now();
-    let mut model = load(args)?;
+    let mut model = args.placement.prepare(&args.model.path)?;
     let load = started.elapsed();
     let inputs = inputs(model.signature(), usize::from(args.batch), usize::from(args.length))?;
     let started = Instant::now();
@@ -56,17 +56,6 @@ pub(crate) fn run(args: &Bench) -> Result<()> {
     let times = time(&mut model, &inputs, Duration::try_from_secs_f64(args.seconds)?)?;
     let device = model.device().label();
     report(args, &Figures { devices, load, first, times, device, executor: model.executor() })
-}
-
-/// On the CPU, where there is nothing to compare it with, the model is only prepared, as onnxruntime's session is when it is made,
-/// so that its first run is told apart. A GPU has to give what the CPU gives first.
-fn load(args: &Bench) -> Result<Model> {
-    let Placement { device, executor: ExecutorName::Burn } = args.placement;
-    if device != DeviceChoice::Cpu {
-        return args.placement.load(&args.model.path);
-    }
-    let path = &args.model.path;
-    Model::unproven(&read_graph(path)?, Device::cpu()).with_context(|| format!("{} cannot be run", path.display()))
 }
 
 /// Looks for devices, which a process does once, whatever it loads later; returns how long that took.
