@@ -180,7 +180,7 @@ impl Window {
         self.pads.iter().any(|(begin, end)| begin != end)
     }
 
-    /// One dimension, over an input of this size.
+    /// One dimension, over an input of this size, without what is skipped.
     pub(super) fn axis(&self, axis: usize, input: usize) -> Axis {
         Axis {
             input,
