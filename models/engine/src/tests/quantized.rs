@@ -122,6 +122,22 @@ fn padding_that_counts_counts_the_whole_window() {
 }
 
 #[test]
+fn averages_of_places_that_need_less_than_the_input_leave_out_as_much_at_both_ends() {
+    let pool = |pad: &str, size: u8, stride: i64| {
+        let x = of(&[1, 1, usize::from(size)], &(1..=size).collect::<Vec<u8>>());
+        let inputs = [Some(x), scalar(1f32), scalar(0u8), scalar(1f32), scalar(0u8)];
+        let attributes = [
+            ("kernel_shape", Attribute::Ints(vec![1])),
+            ("strides", Attribute::Ints(vec![stride])),
+            ("auto_pad", Attribute::String(pad.into())),
+        ];
+        bytes(&quantized(MICROSOFT, "QLinearAveragePool", &inputs, &attributes))
+    };
+    assert_eq!((pool("SAME_UPPER", 6, 3), pool("SAME_UPPER", 10, 5)), (vec![2, 5], vec![3, 8]));
+    assert_eq!((pool("SAME_LOWER", 6, 3), pool("SAME_LOWER", 10, 5)), (vec![1, 4], vec![2, 7]));
+}
+
+#[test]
 fn averages_are_the_same_with_channels_last() {
     let pool = |shape: &[usize], values: &[u8], last: i64| {
         let inputs = [Some(of(shape, values)), scalar(0.5f32), scalar(3u8), scalar(0.25f32), scalar(0u8)];

@@ -25,7 +25,7 @@ pub(in super::super) fn global_average(node: &Node) -> Result<BoxOp, OpError> {
 /// with the zero point added. Where padding counts, all of the window counts. A window over all of the input is a global
 /// average.
 pub(in super::super) fn average(node: &Node) -> Result<BoxOp, OpError> {
-    let (spec, last) = (WindowSpec::read(node)?, node.int("channels_last", 0) != 0);
+    let (spec, last) = (WindowSpec::of_pool(node)?, node.int("channels_last", 0) != 0);
     let count_pads = node.int("count_include_pad", 0) != 0;
     on_host(move |inputs| {
         let x = host::need(inputs, 0)?;
