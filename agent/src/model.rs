@@ -177,7 +177,7 @@ impl ServedModel {
         let weights = source.weights();
         let memory = memory.resize(weights).map_err(over)?;
         let load_error = |source| ModelError::Load { name: name(), source };
-        let model = engine.load(&source.graph, all.device_choice, &source.golden).map_err(load_error)?;
+        let model = engine.load(source.graph, all.device_choice, &source.golden).map_err(load_error)?;
         let kind = model.device().kind();
         let (device_key, copies) = match kind {
             DeviceKind::Cpu => (DeviceKey::Cpu, 1),

@@ -78,7 +78,7 @@ pub(crate) fn load(id: &ModelId, path: &Path, device: DeviceChoice, batch: Batch
     let digest = Digest(sha2::Sha256::digest(&file).into());
     let graph = Graph::read(file).map_err(|source| ModelError::NotUnderstood { path: path.into(), source })?;
     let model =
-        Model::load(&graph, device, None).map_err(|source| ModelError::NotLoaded { path: path.into(), source })?;
+        Model::load(graph, device, None).map_err(|source| ModelError::NotLoaded { path: path.into(), source })?;
     let worker = Worker::spawn(&format!("model-{id}"), model, batch)
         .map_err(|source| ModelError::NoThread { path: path.into(), source })?;
     Ok(Served { digest, worker })

@@ -53,7 +53,7 @@ impl Executor for Moody {
         "moody"
     }
 
-    fn prepare(&self, graph: &Graph, device: &Device) -> Result<Box<dyn Runnable>, PrepareError> {
+    fn prepare(&self, graph: Graph, device: &Device) -> Result<Box<dyn Runnable>, PrepareError> {
         let inner = burn_executor().prepare(graph, &Device::cpu())?;
         match device.kind() {
             DeviceKind::Cpu => Ok(inner),

@@ -169,6 +169,27 @@ impl Tensor {
         })
     }
 
+    /// The tensor with its elements changed by `f`: where they lie if nobody else holds them, else in a copy. `T` must be the
+    /// tensor's own type.
+    pub fn changed<T: Element + Send>(self, f: impl FnOnce(&mut [T])) -> Result<Self, TensorError> {
+        if self.dtype != T::DTYPE {
+            return Err(TensorError::WrongType { asked: T::DTYPE, actual: self.dtype });
+        }
+        let mut data = match self.data.try_into_mut() {
+            Ok(alone) if bytemuck::try_cast_slice::<u8, T>(&alone).is_ok() => alone,
+            Ok(unaligned) => return Tensor { data: unaligned.freeze(), ..self }.changed_copy(f),
+            Err(shared) => return Tensor { data: shared, ..self }.changed_copy(f),
+        };
+        f(bytemuck::cast_slice_mut(&mut data));
+        Ok(Tensor { data: data.freeze(), ..self })
+    }
+
+    fn changed_copy<T: Element + Send>(&self, f: impl FnOnce(&mut [T])) -> Result<Self, TensorError> {
+        let mut values = self.to_vec()?;
+        f(&mut values);
+        Tensor::from_vec(&self.shape, values)
+    }
+
     /// The elements of a float tensor of any width, exactly; `None` for other types.
     pub fn to_doubles(&self) -> Option<Vec<f64>> {
         match self.dtype {
@@ -320,6 +341,22 @@ mod tests {
         assert!(Tensor::scalar(half::f16::NAN).has_nan());
         assert!(!Tensor::scalar(f32::NEG_INFINITY).has_nan());
         assert!(!Tensor::scalar(u32::MAX).has_nan());
+    }
+
+    #[test]
+    fn elements_are_changed_where_they_lie_unless_somebody_else_holds_them() {
+        let double = |values: &mut [f32]| values.iter_mut().for_each(|value| *value *= 2.0);
+        let bytes: Vec<u8> = [1f32, 2.0, 3.0].iter().flat_map(|value| value.to_le_bytes()).collect();
+        let place = bytes.as_ptr();
+        let alone = Tensor::new(DType::F32, vec![3], bytes.into()).unwrap().changed(double).unwrap();
+        assert_eq!(alone.bytes().as_ptr(), place);
+        let copy = alone.clone().changed(double).unwrap();
+        assert_eq!(alone.to_vec::<f32>().unwrap(), [2.0, 4.0, 6.0]);
+        assert_eq!((copy.shape(), copy.to_vec::<f32>().unwrap()), (&[3][..], vec![4.0, 8.0, 12.0]));
+        let mut unaligned = BytesMut::from(&[&[0], &alone.bytes()[..]].concat()[..]);
+        let unaligned = Tensor::new(DType::F32, vec![3], unaligned.split_off(1).freeze()).unwrap();
+        assert_eq!(unaligned.changed(double).unwrap(), copy);
+        assert!(matches!(alone.changed(|_: &mut [f64]| ()), Err(TensorError::WrongType { .. })));
     }
 
     #[test]

@@ -52,7 +52,7 @@ fn main() {
 }
 
 fn compare(name: &str, graph: &Graph, input: &Tensor, by_hand: &ByHand) {
-    let mut model = Model::unproven(graph, Device::cpu()).unwrap();
+    let mut model = Model::unproven(graph.clone(), Device::cpu()).unwrap();
     let inputs = [input.clone()];
     let mut interpreted = || model.run_arranged(&inputs).unwrap().remove(0).tensor;
     agree(&interpreted().to_vec::<f32>().unwrap(), &by_hand(input));

@@ -1,9 +1,10 @@
 //! Which operators a graph uses, and which of them nobody here can run.
 
-use std::collections::BTreeMap;
+use std::collections::HashMap;
 
 use hedge_graph::Graph;
 
+use crate::PrepareError;
 use crate::burn::is_supported;
 
 /// How many node names of one operator are listed; a large model may have hundreds.
@@ -52,22 +53,41 @@ impl std::fmt::Display for OperatorUse {
 
 /// Lists every operator of `graph`, subgraphs included, and says which are missing: all of them, not the first.
 pub fn check(graph: &Graph) -> CheckReport {
-    let mut uses = BTreeMap::new();
-    collect(graph, &mut uses);
-    let operators = uses
-        .into_iter()
-        .map(|((domain, op), nodes)| {
-            let supported = is_supported(&domain, &op);
-            OperatorUse { domain, op, nodes, supported }
-        })
-        .collect();
-    CheckReport { operators }
+    CheckReport { operators: uses(graph).into_iter().map(OperatorUse::of).collect() }
 }
 
-fn collect(graph: &Graph, uses: &mut BTreeMap<(String, String), Vec<String>>) {
+/// Refuses a graph with operators that are missing.
+pub(crate) fn require_all(graph: &Graph) -> Result<(), PrepareError> {
+    let missing = uses(graph).into_iter().filter(|((domain, op), _)| !is_supported(domain, op));
+    match missing.map(OperatorUse::of).collect::<Vec<OperatorUse>>() {
+        none if none.is_empty() => Ok(()),
+        missing => Err(PrepareError::MissingOperators { missing }),
+    }
+}
+
+/// A domain, an operator and the names of its nodes.
+type Use<'g> = ((&'g str, &'g str), Vec<&'g str>);
+
+fn uses(graph: &Graph) -> Vec<Use<'_>> {
+    let mut uses = HashMap::new();
+    collect(graph, &mut uses);
+    let mut uses: Vec<Use<'_>> = uses.into_iter().collect();
+    uses.sort_unstable();
+    uses
+}
+
+fn collect<'g>(graph: &'g Graph, uses: &mut HashMap<(&'g str, &'g str), Vec<&'g str>>) {
     for node in &graph.nodes {
-        let domain = if node.domain == "ai.onnx" { String::new() } else { node.domain.clone() };
-        uses.entry((domain, node.op.clone())).or_default().push(node.display_name().to_owned());
+        let domain = if node.domain == "ai.onnx" { "" } else { &node.domain };
+        uses.entry((domain, &node.op)).or_default().push(node.display_name());
         node.subgraphs().for_each(|subgraph| collect(subgraph, uses));
+    }
+}
+
+impl OperatorUse {
+    fn of(((domain, op), nodes): Use<'_>) -> Self {
+        let supported = is_supported(domain, op);
+        let nodes = nodes.into_iter().map(str::to_owned).collect();
+        OperatorUse { domain: domain.to_owned(), op: op.to_owned(), nodes, supported }
     }
 }

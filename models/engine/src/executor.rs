@@ -13,8 +13,9 @@ pub trait Executor: Send + Sync {
     /// The name that people choose it by.
     fn name(&self) -> &'static str;
 
-    /// Does once all that need not be done at each call: resolves operators, folds constants, moves weights to `device`.
-    fn prepare(&self, graph: &Graph, device: &Device) -> Result<Box<dyn Runnable>, PrepareError>;
+    /// Does once all that need not be done at each call: resolves operators, folds constants, moves weights to `device`. Weights
+    /// that nobody else holds are worked on where they lie, and freed as they are packed.
+    fn prepare(&self, graph: Graph, device: &Device) -> Result<Box<dyn Runnable>, PrepareError>;
 }
 
 /// A prepared graph.

@@ -72,19 +72,19 @@ impl Engine {
     /// Prepares `graph` on the CPU and on each device that `choice` allows, runs all of `golden` (none: made-up inputs, with
     /// the CPU's outputs as the reference) on each and keeps the fastest that agrees. On a device that may fail the CPU
     /// stands by.
-    pub fn load(&self, graph: &Graph, choice: DeviceChoice, golden: &[Golden]) -> Result<Model, LoadError> {
-        let signature = Signature::of(graph);
-        let devices = self.candidates(choice);
+    pub fn load(&self, graph: Graph, choice: DeviceChoice, golden: &[Golden]) -> Result<Model, LoadError> {
+        let signature = Signature::of(&graph);
+        let devices: Vec<_> = self.candidates(choice).into_iter().map(|device| (device, graph.clone())).collect();
         if choice == DeviceChoice::Gpu && devices.is_empty() {
             return Err(LoadError::NoGpu);
         }
         let mut cpu = self.executor.prepare(graph, &Device::cpu())?;
         let trial = if golden.is_empty() {
             let made_up = Golden::made_up(&signature, |inputs| cpu.run(inputs))?;
-            Trial { engine: self, graph, cases: vec![case(&signature, &made_up)?], signature }
+            Trial { engine: self, cases: vec![case(&signature, &made_up)?], signature }
         } else {
             let cases = golden.iter().map(|golden| case(&signature, golden)).collect::<Result<_, _>>()?;
-            let mut trial = Trial { engine: self, graph, signature, cases };
+            let mut trial = Trial { engine: self, signature, cases };
             trial.prove(cpu.as_mut())?;
             trial
         };
@@ -115,7 +115,6 @@ fn case(signature: &Signature, golden: &Golden) -> Result<Case, RunError> {
 /// The golden run of one model over several devices.
 struct Trial<'a> {
     engine: &'a Engine,
-    graph: &'a Graph,
     signature: Signature,
     /// At least one.
     cases: Vec<Case>,
@@ -147,7 +146,7 @@ impl Trial<'_> {
     fn choose(
         &self,
         mut cpu: Box<dyn Runnable>,
-        devices: Vec<Device>,
+        devices: Vec<(Device, Graph)>,
         choice: DeviceChoice,
     ) -> Result<Model, LoadError> {
         let mut candidates = Vec::new();
@@ -160,9 +159,9 @@ impl Trial<'_> {
         }
         let alone = choice == DeviceChoice::Gpu && devices.len() == 1;
         let mut best = None;
-        for device in devices {
+        for (device, graph) in devices {
             let label = device.label();
-            match self.attempt(device, alone)? {
+            match self.attempt(device, graph, alone)? {
                 Ok((time, agreed)) => {
                     candidates.push(Candidate::took(label, time));
                     if fastest.is_none_or(|fastest| time < fastest) {
@@ -188,14 +187,19 @@ impl Trial<'_> {
     }
 
     /// The model on `device` with its median time (0 where it is the only candidate), if it agrees.
-    fn attempt(&self, device: Device, alone: bool) -> Result<Result<(Duration, Agreed), Refusal>, LoadError> {
+    fn attempt(
+        &self,
+        device: Device,
+        graph: Graph,
+        alone: bool,
+    ) -> Result<Result<(Duration, Agreed), Refusal>, LoadError> {
         let policy = self.engine.policy;
         let health = Health::of(&device, policy.probe);
         let quarantined = health.serving().is_none();
         if quarantined && !alone {
             return Ok(Err(Refusal::Quarantined));
         }
-        let recipe = Arc::new(self.recipe(device));
+        let recipe = Arc::new(self.recipe(device, graph));
         let lane = Lane::spawn(Arc::clone(&recipe), Arc::clone(&health));
         let mut lane = lane.map_err(|error| LoadError::NoThread(error.to_string()))?;
         if quarantined {
@@ -209,10 +213,10 @@ impl Trial<'_> {
         Ok(timed.map(|time| (time, Agreed { recipe, health, lane })))
     }
 
-    fn recipe(&self, device: Device) -> Recipe {
+    fn recipe(&self, device: Device, graph: Graph) -> Recipe {
         Recipe {
             executor: Arc::clone(&self.engine.executor),
-            graph: self.graph.clone(),
+            graph,
             device,
             cases: self.cases.clone(),
             output_names: self.output_names(),

@@ -72,17 +72,17 @@ impl Model {
     /// Prepares `graph` on each device that `choice` allows, runs `golden` (or made-up inputs, with the CPU's outputs as the
     /// reference) on each and keeps the fastest that agrees: [`Engine::load`] of the engine of this machine. A device that is
     /// slow at first, because it compiles for new shapes, is waited for: who has deadlines sets a policy of their own.
-    pub fn load(graph: &Graph, choice: DeviceChoice, golden: Option<&Golden>) -> Result<Model, LoadError> {
+    pub fn load(graph: Graph, choice: DeviceChoice, golden: Option<&Golden>) -> Result<Model, LoadError> {
         let policy = FaultPolicy::default();
         let patient = FaultPolicy { slow_after: policy.hang_after, ..policy };
         Engine::default().with_policy(patient).load(graph, choice, golden.map(std::slice::from_ref).unwrap_or_default())
     }
 
     /// Prepares `graph` on `device` without a golden run: to examine the executor itself, never to serve.
-    pub fn unproven(graph: &Graph, device: Device) -> Result<Model, PrepareError> {
+    pub fn unproven(graph: Graph, device: Device) -> Result<Model, PrepareError> {
         let executor = BurnExecutor;
+        let signature = Signature::of(&graph);
         let seat = Seat::Alone(executor.prepare(graph, &device)?);
-        let signature = Signature::of(graph);
         Ok(Model { seat, signature, device, executor: executor.name(), candidates: Vec::new() })
     }
 

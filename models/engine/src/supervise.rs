@@ -81,7 +81,7 @@ impl Recipe {
     /// Opens the device as `generation`, prepares the model and runs its golden vectors.
     fn prepare(&self, generation: u64) -> Result<Box<dyn Runnable>, Refusal> {
         let device = self.device.at(generation);
-        let mut runnable = guarded(|| Ok(self.executor.prepare(&self.graph, &device)))??;
+        let mut runnable = guarded(|| Ok(self.executor.prepare(self.graph.clone(), &device)))??;
         for case in &self.cases {
             let outputs = guarded(|| runnable.run(&case.inputs))?;
             Agreement::check(&named(&self.output_names, outputs), &case.reference)?;

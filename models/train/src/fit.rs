@@ -204,7 +204,7 @@ mod tests {
 
     fn accuracy(graph: &Graph) -> f64 {
         let batch = exclusive_or();
-        let mut model = Model::load(graph, DeviceChoice::Cpu, None).unwrap();
+        let mut model = Model::load(graph.clone(), DeviceChoice::Cpu, None).unwrap();
         let rows = batch.inputs[0].tensor.rows().unwrap();
         Predictions::of(&mut model, "x", &rows, "y", 3).unwrap().accuracy(&batch.labels).unwrap()
     }
@@ -220,7 +220,7 @@ mod tests {
 
         // All of the second one's knowledge comes from the first: the labels have no weight.
         let all_soft = Some(Distillation { temperature: 2.0, soft_weight: 1.0 });
-        let mut model = Model::load(&first, DeviceChoice::Cpu, None).unwrap();
+        let mut model = Model::load(first.clone(), DeviceChoice::Cpu, None).unwrap();
         let teacher = Some(Teacher { model: &mut model, output: "y" });
         let wrong = || Batch { labels: vec![1, 0, 0, 1], ..exclusive_or() };
         let data = std::iter::repeat_with(wrong);

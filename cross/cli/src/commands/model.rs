@@ -82,11 +82,11 @@ impl Placement {
     fn made(
         &self,
         path: &Path,
-        make: impl FnOnce(&Graph) -> Result<hedge_engine::Model>,
+        make: impl FnOnce(Graph) -> Result<hedge_engine::Model>,
     ) -> Result<hedge_engine::Model> {
         let graph = read_graph(path)?;
         let ExecutorName::Burn = self.executor;
-        make(&graph).with_context(|| format!("{} cannot be run", path.display()))
+        make(graph).with_context(|| format!("{} cannot be run", path.display()))
     }
 }
 

@@ -70,7 +70,7 @@ impl Executor for BurnExecutor {
         "burn"
     }
 
-    fn prepare(&self, graph: &Graph, device: &Device) -> Result<Box<dyn Runnable>, PrepareError> {
+    fn prepare(&self, graph: Graph, device: &Device) -> Result<Box<dyn Runnable>, PrepareError> {
         let opened = device.open().map_err(|why| PrepareError::Device { device: device.label(), why })?;
         let context = Context::new(opened);
         look_at_caches();

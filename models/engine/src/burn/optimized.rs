@@ -8,29 +8,26 @@ use hedge_tensor::Tensor;
 
 use super::{Context, Program};
 use crate::PrepareError;
-use crate::check::check;
+use crate::check::require_all;
 
 /// The graph that the executor runs on the CPU in place of `graph`, and what was done to it. The copy shares the weights.
 pub fn optimized(graph: &Graph) -> (Graph, Report) {
-    optimized_for(graph, true)
-}
-
-/// Without `integers` quantized layers stay floats: integers are computed on the host, which a GPU would wait for.
-fn optimized_for(graph: &Graph, integers: bool) -> (Graph, Report) {
     let mut copy = graph.clone();
-    let report = optimize(&mut copy, &Options { evaluate: Some(&evaluate), integers });
+    let report = optimize(&mut copy, &options(true));
     (copy, report)
 }
 
-/// Prepares the optimized graph. A graph with missing operators is left as it is, so that all of them are named, and so is
-/// one that does not prepare, so that errors tell of the model's own nodes.
-pub(super) fn prepare(graph: &Graph, context: &Context) -> Result<Program, PrepareError> {
-    if !check(graph).missing().is_empty() {
-        return Program::prepare(graph, context);
-    }
-    let (mut copy, _) = optimized_for(graph, context.is_plain_cpu());
-    let weights = std::mem::take(&mut copy.initializers);
-    Program::with_weights(&copy, weights, context).or_else(|_| Program::prepare(graph, context))
+/// Prepares the optimized graph; one with missing operators is refused before anything is done to it.
+pub(super) fn prepare(mut graph: Graph, context: &Context) -> Result<Program, PrepareError> {
+    require_all(&graph)?;
+    optimize(&mut graph, &options(context.is_plain_cpu()));
+    let weights = std::mem::take(&mut graph.initializers);
+    Program::with_weights(&graph, weights, context)
+}
+
+/// Without `integers` quantized layers stay floats: integers are computed on the host, which a GPU would wait for.
+fn options(integers: bool) -> Options<'static> {
+    Options { evaluate: Some(&evaluate), integers }
 }
 
 /// Computes one node on the CPU from constants; what fails is left for the run, which says why.

@@ -8,7 +8,7 @@ use hedge_tensor::Tensor;
 use super::ops::{BoxOp, Inputs, OpError, Place};
 use super::prepare::Preparation;
 use super::{Context, Value};
-use crate::check::check;
+use crate::check::require_all;
 use crate::{PrepareError, RunError};
 
 /// Integer values with at most this many elements are computed on the host, next to the shapes that they usually are.
@@ -50,20 +50,18 @@ impl From<usize> for Source {
 }
 
 impl Program {
+    /// Prepares a graph as it is.
     pub(crate) fn prepare(graph: &Graph, context: &Context) -> Result<Program, PrepareError> {
+        require_all(graph)?;
         Program::with_weights(graph, graph.initializers.clone(), context)
     }
 
-    /// Prepares a graph whose initializers are `weights`.
+    /// Prepares a graph whose operators are all known, with `weights` as its initializers.
     pub(super) fn with_weights(
         graph: &Graph,
         weights: BTreeMap<String, Tensor>,
         context: &Context,
     ) -> Result<Program, PrepareError> {
-        let missing = check(graph).missing();
-        if !missing.is_empty() {
-            return Err(PrepareError::MissingOperators { missing });
-        }
         Preparation::of_model(graph, weights, context)
     }
 

@@ -85,7 +85,7 @@ fn a_branch_by_a_constant_stands_in_for_its_node_and_may_hide_names_around_it() 
     let nodes = vec![node("Exp", &["x"], &["x1"], &[]), choice, node("Add", &["z", "x1"], &["y"], &[])];
     let graph = graph(&[("x", DType::F32)], &constants, nodes);
     assert_eq!(run(&graph, &[floats(&[1], &[0.])]).unwrap().to_vec::<f32>().unwrap(), [1.]);
-    let runnable = BurnExecutor.prepare(&graph, &Device::cpu()).unwrap().profile(&[floats(&[1], &[0.])]).unwrap();
+    let runnable = BurnExecutor.prepare(graph, &Device::cpu()).unwrap().profile(&[floats(&[1], &[0.])]).unwrap();
     let ops: Vec<&str> = runnable.iter().map(|step| step.op.as_str()).collect();
     assert!(!ops.contains(&"If"), "{ops:?}");
 }
@@ -138,7 +138,7 @@ fn missing_operators_of_bodies_and_of_other_domains_are_named_as_the_graph_names
     let branch = body(&[], vec![unknown], &[("out", DType::F32)]);
     let choice = node("If", &["c"], &["y"], &[("then_branch", branch.clone()), ("else_branch", branch)]);
     let graph = graph(&[("c", DType::Bool), ("x", DType::F32)], &[], vec![choice]);
-    let error = BurnExecutor.prepare(&graph, &Device::cpu()).err().expect("it is refused");
+    let error = BurnExecutor.prepare(graph, &Device::cpu()).err().expect("it is refused");
     assert!(matches!(error, PrepareError::MissingOperators { .. }));
     assert!(error.to_string().ends_with("com.example.Frobnicate (nodes out, out)"), "{error}");
 }
@@ -150,7 +150,7 @@ fn a_model_is_tried_on_longer_inputs_where_one_sample_is_too_short() {
     let w = builder.init("w", Tensor::zeros(DType::F32, vec![1, 1, 100]).unwrap());
     builder.op_as("y", "Conv", &[&x, &w], &[]);
     builder.output("y", DType::F32, &[Dim::named("N"), 1.into(), Dim::Unknown]);
-    assert!(Model::load(&builder.finish().unwrap(), DeviceChoice::Cpu, None).is_ok());
+    assert!(Model::load(builder.finish().unwrap(), DeviceChoice::Cpu, None).is_ok());
 }
 
 #[test]

@@ -38,7 +38,7 @@ fn outputs(
     });
     outputs.iter().for_each(|name| b.output(name, DType::F32, &[Dim::Unknown]));
     let graph: Graph = b.finish().unwrap();
-    BurnExecutor.prepare(&graph, &Device::cpu()).unwrap().run(&[]).unwrap()
+    BurnExecutor.prepare(graph, &Device::cpu()).unwrap().run(&[]).unwrap()
 }
 
 fn close(actual: &Tensor, shape: &[usize], expected: &[f32]) {

@@ -22,7 +22,7 @@ fn outputs(op: &str, opset: i64, inputs: &[Tensor], attributes: &[(&str, Attribu
     }
     graph.outputs[0].dtype = None;
     graph.outputs[0].shape = None;
-    BurnExecutor.prepare(&graph, &Device::cpu()).expect("the graph can be prepared").run(inputs)
+    BurnExecutor.prepare(graph, &Device::cpu()).expect("the graph can be prepared").run(inputs)
 }
 
 fn output(op: &str, inputs: &[Tensor], attributes: &[(&str, Attribute)]) -> Tensor {

@@ -42,7 +42,7 @@ impl Executor for MoodyExecutor {
         "moody"
     }
 
-    fn prepare(&self, graph: &Graph, device: &Device) -> Result<Box<dyn Runnable>, PrepareError> {
+    fn prepare(&self, graph: Graph, device: &Device) -> Result<Box<dyn Runnable>, PrepareError> {
         let inner = burn_executor().prepare(graph, &Device::cpu())?;
         if device.kind() == DeviceKind::Cpu {
             return Ok(inner);
@@ -109,7 +109,7 @@ fn scene(device: &'static str, policy: FaultPolicy) -> Scene {
 fn worker(moody: &Arc<Moody>, device: &'static str, policy: FaultPolicy) -> Worker {
     let executor = Arc::new(MoodyExecutor(Arc::clone(moody)));
     let engine = Engine::with_executor(executor, vec![Device::foreign(device, "test")]).with_policy(policy);
-    let model = engine.load(&affine(), DeviceChoice::Gpu, &[]).expect("the model loads");
+    let model = engine.load(affine(), DeviceChoice::Gpu, &[]).expect("the model loads");
     let batch = BatchPolicy { max_batch: 4, max_wait: Duration::ZERO, queue_rows: 1024 };
     Worker::spawn("test", model, batch).unwrap()
 }
@@ -274,7 +274,7 @@ fn what_the_cpu_fails_at_as_well_is_not_held_against_the_device() {
     let moody = Arc::<Moody>::default();
     let executor = Arc::new(MoodyExecutor(moody));
     let engine = Engine::with_executor(executor, vec![Device::foreign("blameless", "test")]).with_policy(patient());
-    let mut model = engine.load(&builder.finish().unwrap(), DeviceChoice::Gpu, &[]).unwrap();
+    let mut model = engine.load(builder.finish().unwrap(), DeviceChoice::Gpu, &[]).unwrap();
     let error = model.run_supervised(&[floats(&[1, 2], &[0., 0.]), floats(&[1, 3], &[0., 0., 0.])]);
     assert!(error.is_err());
     let state = device_states().into_iter().find(|state| state.device.contains("blameless")).unwrap();
@@ -286,7 +286,7 @@ fn what_the_cpu_fails_at_as_well_is_not_held_against_the_device() {
 fn a_real_device_that_is_taken_away_is_replaced_by_the_cpu_and_opened_anew() {
     let Some((device, _turn)) = real_device() else { return };
     let engine = Engine::default().with_policy(FaultPolicy { prepare_limit: Duration::from_secs(120), ..patient() });
-    let mut model = engine.load(&affine(), DeviceChoice::Gpu, &[]).expect("the model loads");
+    let mut model = engine.load(affine(), DeviceChoice::Gpu, &[]).expect("the model loads");
     let mut ask = || {
         let (outputs, ran_on) = model.run_supervised(&[floats(&[1, 2], &[1., 2.])]).expect("every batch is answered");
         assert_eq!(outputs[0].tensor.to_vec::<f32>().unwrap(), [12., 24.]);

@@ -30,7 +30,7 @@ fn on_inputs(
     }
     graph.outputs[0].dtype = None;
     graph.outputs[0].shape = None;
-    BurnExecutor.prepare(&graph, &Device::cpu()).expect("the graph can be prepared").run(inputs)
+    BurnExecutor.prepare(graph, &Device::cpu()).expect("the graph can be prepared").run(inputs)
 }
 
 fn ints(values: &[i64]) -> Tensor {
@@ -169,7 +169,7 @@ fn a_constant_may_be_given_in_any_of_its_forms_but_as_text() {
         builder.op_as("y", "Constant", &[], &[(name, value)]);
         builder.output("y", DType::F32, &[]);
         let graph = builder.finish().expect("the graph is well formed");
-        BurnExecutor.prepare(&graph, &Device::cpu()).map(|mut runnable| runnable.run(&[]).unwrap().remove(0)).ok()
+        BurnExecutor.prepare(graph, &Device::cpu()).map(|mut runnable| runnable.run(&[]).unwrap().remove(0)).ok()
     };
     assert_eq!(constant("value_int", Attribute::Int(7)), Some(Tensor::scalar(7i64)));
     assert_eq!(constant("value_ints", Attribute::Ints(vec![])), Some(ints(&[])));

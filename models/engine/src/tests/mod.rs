@@ -52,7 +52,7 @@ fn real_device() -> Option<(Device, MutexGuard<'static, ()>)> {
 /// Runs `graph` on the CPU, without the check of shapes against the signature: the operators must hold by themselves.
 fn run(graph: &Graph, inputs: &[Tensor]) -> Result<Tensor, RunError> {
     use crate::{Executor, burn::BurnExecutor};
-    let mut runnable = BurnExecutor.prepare(graph, &Device::cpu()).expect("the graph can be prepared");
+    let mut runnable = BurnExecutor.prepare(graph.clone(), &Device::cpu()).expect("the graph can be prepared");
     runnable.run(inputs).map(|mut outputs| outputs.remove(0))
 }
 
@@ -70,7 +70,7 @@ fn affine() -> Graph {
 }
 
 fn model(graph: &Graph) -> Model {
-    Model::load(graph, DeviceChoice::Cpu, None).expect("the model loads")
+    Model::load(graph.clone(), DeviceChoice::Cpu, None).expect("the model loads")
 }
 
 fn named(name: &str, tensor: Tensor) -> Vec<NamedTensor> {

@@ -141,7 +141,7 @@ fn what_an_operator_cannot_do_is_refused_and_never_left_out() {
         one_operator("Pad", 1, &[], &[("mode", Attribute::String(b"mirror".to_vec()))]),
     ];
     for graph in cases {
-        let refused = BurnExecutor.prepare(&graph, &Device::cpu()).err();
+        let refused = BurnExecutor.prepare(graph, &Device::cpu()).err();
         assert!(matches!(refused, Some(PrepareError::Node { .. })), "{refused:?}");
     }
 }
@@ -155,7 +155,7 @@ fn all_missing_operators_are_named_at_once_with_their_nodes() {
     second.name = "z".to_owned();
     second.outputs = vec!["z".to_owned()];
     graph.nodes.push(second);
-    let Err(PrepareError::MissingOperators { missing }) = BurnExecutor.prepare(&graph, &Device::cpu()) else {
+    let Err(PrepareError::MissingOperators { missing }) = BurnExecutor.prepare(graph, &Device::cpu()) else {
         panic!("the graph must not be prepared");
     };
     let names: Vec<(&str, &[String])> = missing.iter().map(|each| (each.op.as_str(), each.nodes.as_slice())).collect();

@@ -1,12 +1,12 @@
 //! Passes change no result: graphs run as they are and optimized, built by hand for each pass and at random for all.
 
 use hedge_graph::infer::infer_shapes;
-use hedge_graph::{Attribute, Dim, Graph, GraphBuilder};
+use hedge_graph::{Attribute, Dim, Graph, GraphBuilder, NoExternalData};
 use hedge_tensor::{DType, Tensor};
 
 use super::floats;
-use crate::Device;
-use crate::burn::{Context, Program, Value, optimized};
+use crate::burn::{BurnExecutor, Context, Program, Value, optimized};
+use crate::{Device, Executor};
 
 /// Runs `graph` as it is.
 fn plain(graph: &Graph, inputs: &[Tensor]) -> Vec<Tensor> {
@@ -16,13 +16,22 @@ fn plain(graph: &Graph, inputs: &[Tensor]) -> Vec<Tensor> {
     outputs.into_iter().map(|output| output.into_host().unwrap()).collect()
 }
 
+/// Runs what is prepared of the graph alone, as it is read from a file: its weights are worked on where they lie.
+fn given_away(graph: &Graph, inputs: &[Tensor]) -> Vec<Tensor> {
+    let file = graph.write();
+    let alone = Graph::read_from(&mut file.as_ref(), file.len() as u64, &NoExternalData).unwrap();
+    BurnExecutor.prepare(alone, &Device::cpu()).unwrap().run(inputs).unwrap()
+}
+
 /// Asserts that optimizing changes no result; returns the operators that are left and what was done.
 fn unchanged(graph: &Graph, inputs: &[Tensor]) -> (Vec<String>, hedge_graph::passes::Report) {
     let (fused, report) = optimized(graph);
     fused.validate().unwrap();
     assert_eq!(optimized(&fused).1.total(), 0, "a second time changes nothing");
     assert_eq!(fused.inputs, graph.inputs);
-    for (before, after) in plain(graph, inputs).iter().zip(&plain(&fused, inputs)) {
+    let expected = plain(graph, inputs);
+    let after = [plain(&fused, inputs), given_away(graph, inputs)].concat();
+    for (before, after) in expected.iter().cycle().zip(&after) {
         assert_eq!((before.dtype(), before.shape()), (after.dtype(), after.shape()));
         let (before, after) = (numbers(before), numbers(after));
         for (a, b) in before.iter().zip(&after) {
@@ -166,6 +175,22 @@ fn scale_and_offset_go_into_a_gemm_and_a_scale_into_a_product() {
     let y = b.op("Mul", &[&p, &two], &[]);
     let (ops, _) = unchanged(&closed(b, &y), &[random.tensor(&[3, 4])]);
     assert_eq!(ops, ["Gemm", "Relu", "MatMul"]);
+}
+
+#[test]
+fn weights_that_two_layers_share_are_scaled_for_one_of_them() {
+    let mut random = Random(31);
+    let mut b = GraphBuilder::new("shared");
+    let x = b.input("x", DType::F32, &dims(&[1, 2, 4, 4]));
+    let w = b.init("w", random.tensor(&[2, 2, 1, 1]));
+    // Not the same node twice, which would be one.
+    let (plain, scaled) = (b.op("Conv", &[&x, &w], &[]), b.op("Conv", &[&x, &w], &[("group", Attribute::Int(1))]));
+    let f = b.init("f", random.tensor(&[2, 1, 1]));
+    let scaled = b.op("Mul", &[&scaled, &f], &[]);
+    let other = b.op("Sigmoid", &[&plain], &[]);
+    let y = b.op("Concat", &[&other, &scaled], &[("axis", Attribute::Int(1))]);
+    let (ops, _) = unchanged(&closed(b, &y), &[random.tensor(&[1, 2, 4, 4])]);
+    assert_eq!(ops.iter().filter(|op| *op == "Mul").count(), 0);
 }
 
 #[test]

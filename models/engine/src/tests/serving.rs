@@ -30,8 +30,8 @@ fn a_model_answers_by_name_and_refuses_what_does_not_fit() {
 fn a_device_that_does_not_give_the_golden_outputs_may_not_serve() {
     let inputs = named("x", floats(&[1, 2], &[1., 1.]));
     let golden = |y: &[f32]| Golden { inputs: inputs.clone(), outputs: named("y", floats(&[1, 2], y)) };
-    assert!(Model::load(&affine(), DeviceChoice::Cpu, Some(&golden(&[12., 22.]))).is_ok());
-    let refused = Model::load(&affine(), DeviceChoice::Cpu, Some(&golden(&[12., 22.5]))).err();
+    assert!(Model::load(affine(), DeviceChoice::Cpu, Some(&golden(&[12., 22.]))).is_ok());
+    let refused = Model::load(affine(), DeviceChoice::Cpu, Some(&golden(&[12., 22.5]))).err();
     assert!(matches!(refused, Some(LoadError::Refused { .. })));
 }
 

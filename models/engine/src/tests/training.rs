@@ -39,7 +39,7 @@ fn steps_lower_the_loss_and_the_exported_graph_has_what_was_learnt() {
     let inputs = named("x", floats(&[2, 2], &[1., 0., 0., 1.]));
     let losses: Vec<f32> = (0..50).map(|_| trainer.step(&inputs, &target(&[0, 1]), 0.1).unwrap()).collect();
     assert!(losses[49] < 0.1 * losses[0], "{losses:?}");
-    let mut model = Model::load(&trainer.export().unwrap(), DeviceChoice::Cpu, None).unwrap();
+    let mut model = Model::load(trainer.export().unwrap(), DeviceChoice::Cpu, None).unwrap();
     let logits = model.run(&inputs).unwrap()[0].tensor.to_vec::<f32>().unwrap();
     assert!(logits[0] > logits[1] && logits[3] > logits[2]);
 }
@@ -53,7 +53,7 @@ fn a_student_follows_its_teacher_against_the_labels() {
     (0..50).for_each(|_| {
         trainer.step(&inputs, &target, 0.1).unwrap();
     });
-    let mut model = Model::load(&trainer.export().unwrap(), DeviceChoice::Cpu, None).unwrap();
+    let mut model = Model::load(trainer.export().unwrap(), DeviceChoice::Cpu, None).unwrap();
     let logits = model.run(&inputs).unwrap()[0].tensor.to_vec::<f32>().unwrap();
     assert!(logits[1] > logits[0]);
 }

@@ -14,6 +14,7 @@
 //! tag         = varint(field << 3 | wire type); wire type 0 varint, 1 eight bytes, 2 varint length and bytes, 5 four bytes
 //! ```
 
+use std::hint::black_box;
 use std::io::{BufReader, Read};
 
 use bytes::{Buf, Bytes};
@@ -43,9 +44,19 @@ pub(super) fn split_bytes(file: Bytes) -> Result<Parts, ReadError> {
     split(Source::Memory(file), len)
 }
 
+/// Blocks up to this size are kept by the allocator when they are freed.
+const KEPT_BYTES: usize = 1 << 20;
+
 /// Takes apart a file of `len` bytes while reading it.
 pub(super) fn split_stream(reader: &mut dyn Read, len: u64) -> Result<Parts, ReadError> {
+    have_memory_kept();
     split(Source::Stream(BufReader::new(reader)), len)
+}
+
+/// glibc has each block above 128 KiB mapped on its own and unmapped when it is freed, until one of that size was freed. Weights
+/// are packed one after the other, each into what the last one left: pages that are touched anew cost half of a load.
+fn have_memory_kept() {
+    drop(black_box(Vec::<u8>::with_capacity(KEPT_BYTES)));
 }
 
 fn split(source: Source<'_>, len: u64) -> Result<Parts, ReadError> {

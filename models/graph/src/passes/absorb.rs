@@ -2,7 +2,7 @@
 
 use hedge_tensor::{DType, Tensor};
 
-use super::pattern::{Rewrite, either};
+use super::pattern::{Rewrite, Scaled, either};
 use super::scan::{Scan, input, is, output};
 use crate::{Attribute, Node};
 
@@ -81,10 +81,12 @@ pub(super) fn absorb(scan: &Scan<'_>, index: usize, value: &str, affine: &Affine
     let root = output(&scan.graph.nodes[index])?;
     let mut node = Node { outputs: vec![root.to_owned()], ..layer.clone() };
     let mut constants = Vec::new();
+    let mut scaled = None;
     if let Some(factor) = &factor {
         let name = scan.fresh(root, "weight");
-        constants.push((name.clone(), kind.scaled(layer, weight, factor)?));
-        node.inputs[1] = name;
+        let (from, scaling) = (input(layer, 1).to_owned(), kind.scaling(layer, weight.shape(), factor)?);
+        node.inputs[1].clone_from(&name);
+        scaled = Some(Scaled { name, alone: scan.has_one_taker(&from), from, scaling });
     }
     if let Some(bias) = new_bias(scan, layer, kind, channels, factor.as_deref(), offset.as_deref())? {
         let name = scan.fresh(root, "bias");
@@ -95,7 +97,7 @@ pub(super) fn absorb(scan: &Scan<'_>, index: usize, value: &str, affine: &Affine
             node.attributes.insert("beta".to_owned(), Attribute::Float(1.0));
         }
     }
-    Some(Rewrite { node, constants, consumed: vec![maker] })
+    Some(Rewrite { constants, scaled, ..Rewrite::of(node, vec![maker]) })
 }
 
 /// `bias * factor + offset`; none where the layer has no bias and gets none.
@@ -160,30 +162,45 @@ impl Kind {
         }
     }
 
-    /// The weights times the factor of the channel that each belongs to.
-    fn scaled(self, layer: &Node, weight: &Tensor, factor: &[f64]) -> Option<Tensor> {
-        let mut values = weight.to_vec::<f32>().ok()?;
-        let shape = weight.shape();
+    /// What multiplies weights of this shape with the factor of the channel that each belongs to.
+    fn scaling(self, layer: &Node, shape: &[usize], factor: &[f64]) -> Option<Scaling> {
+        let groups = groups(layer)?;
         let leading = self == Kind::Convolution || self == Kind::Gemm && layer.int("transB", 0) != 0;
-        // The elements behind the dimension of the channels, and how many channels that dimension tells apart.
-        let (inner, told_apart) = match self {
-            _ if leading => (values.len() / shape[0].max(1), shape[0]),
-            Kind::Transposed => (shape[2..].iter().product(), shape[1]),
-            _ => (1, shape[1]),
+        // The elements behind the dimension of the channels, how many channels that dimension tells apart, and how often it
+        // comes until the next group's channels.
+        let (inner, channels, repeats) = match self {
+            _ if leading => (shape[1..].iter().product(), shape[0], 1),
+            Kind::Transposed if !shape[0].is_multiple_of(groups) => return None,
+            Kind::Transposed => (shape[2..].iter().product(), shape[1], (shape[0] / groups).max(1)),
+            _ => (1, shape[1], usize::MAX),
         };
-        let per_group = (shape[0] / groups(layer)?).max(1);
-        for (index, values) in values.chunks_mut((inner * told_apart).max(1)).enumerate() {
-            let group = if self == Kind::Transposed { index / per_group } else { 0 };
-            let factors = factor.get(group * told_apart..(group + 1) * told_apart)?;
-            let scale = |value: &mut f32, factor: f64| *value = (f64::from(*value) * factor) as f32;
-            if inner == 1 {
-                values.iter_mut().zip(factors).for_each(|(value, &factor)| scale(value, factor));
+        Some(Scaling { factor: factor.to_vec(), inner, channels, repeats })
+    }
+}
+
+/// A factor of each output channel of a layer, and where the channels lie in its weights.
+pub(super) struct Scaling {
+    factor: Vec<f64>,
+    /// Elements of one channel that lie together.
+    inner: usize,
+    /// Channels that lie side by side.
+    channels: usize,
+    /// How often those come until the next ones do.
+    repeats: usize,
+}
+
+impl Scaling {
+    pub(super) fn apply(&self, weights: &mut [f32]) {
+        let scale = |value: &mut f32, factor: f64| *value = (f64::from(*value) * factor) as f32;
+        for (index, weights) in weights.chunks_mut((self.inner * self.channels).max(1)).enumerate() {
+            let factors = &self.factor[index / self.repeats * self.channels..][..self.channels];
+            if self.inner == 1 {
+                weights.iter_mut().zip(factors).for_each(|(value, &factor)| scale(value, factor));
             } else {
-                let channels = values.chunks_mut(inner.max(1)).zip(factors);
+                let channels = weights.chunks_mut(self.inner.max(1)).zip(factors);
                 channels.for_each(|(values, &factor)| values.iter_mut().for_each(|value| scale(value, factor)));
             }
         }
-        Tensor::from_vec(shape, values).ok()
     }
 }
 

@@ -29,7 +29,7 @@ pub(super) fn matched(scan: &Scan<'_>, index: usize) -> Option<Rewrite> {
         attributes: [("scale".to_owned(), Attribute::Float(scores.scale as f32))].into(),
     };
     let consumed = scores.nodes.into_iter().chain([softmax]).collect();
-    Some(Rewrite { node, constants: Vec::new(), consumed })
+    Some(Rewrite::of(node, consumed))
 }
 
 struct Scores<'g> {

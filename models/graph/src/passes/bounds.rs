@@ -18,7 +18,7 @@ pub(super) fn matched(scan: &Scan<'_>, index: usize) -> Option<Rewrite> {
     scan.constant(input(layer, 1)).filter(|weight| weight.dtype() == DType::F32)?;
     let mut node = Node { domain: DOMAIN.to_owned(), outputs: vec![output(root)?.to_owned()], ..layer.clone() };
     node.attributes.extend(bounds.attributes());
-    Some(Rewrite { node, constants: Vec::new(), consumed: vec![maker] })
+    Some(Rewrite::of(node, vec![maker]))
 }
 
 /// `min(max(x, least), most)`.

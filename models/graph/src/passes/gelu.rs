@@ -26,7 +26,7 @@ pub(super) fn matched(scan: &Scan<'_>, index: usize) -> Option<Rewrite> {
         outputs: root.outputs.clone(),
         attributes: [("approximate".to_owned(), Attribute::from(curve.approximate))].into(),
     };
-    Some(Rewrite { node, constants: Vec::new(), consumed })
+    Some(Rewrite::of(node, consumed))
 }
 
 struct Curve {

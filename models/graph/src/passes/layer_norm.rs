@@ -76,7 +76,7 @@ pub(super) fn replaced(root: &Node, op: &str, inputs: Vec<String>, spread: Sprea
         outputs: root.outputs.clone(),
         attributes: attributes.into(),
     };
-    Rewrite { node, constants: Vec::new(), consumed: spread.nodes }
+    Rewrite::of(node, spread.nodes)
 }
 
 /// The input of a node `op` that is a constant of one dimension, and the other input.

@@ -36,7 +36,8 @@ pub(super) fn matched(scan: &Scan<'_>, index: usize) -> Option<Rewrite> {
         attributes: [].into(),
     };
     let constants = vec![(name, with_a_row_of_zeros(table, rows, columns)?)];
-    Some(Rewrite { node, constants, consumed: [cast, equal].into_iter().chain(expand).collect() })
+    let consumed = [cast, equal].into_iter().chain(expand).collect();
+    Some(Rewrite { constants, ..Rewrite::of(node, consumed) })
 }
 
 /// Whether the value is the integers from 0 to `count` exclusive along its last dimension, and has no other one.

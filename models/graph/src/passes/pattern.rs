@@ -1,8 +1,11 @@
 //! What the recognising passes have in common: a pattern ends in one node, which is replaced where it stands; the nodes
 //! before it, whose values nobody else takes, die.
 
+use std::collections::BTreeMap;
+
 use hedge_tensor::Tensor;
 
+use super::absorb::Scaling;
 use super::scan::{Scan, input, is};
 use crate::names::HashSet;
 use crate::{Graph, Node};
@@ -13,8 +16,27 @@ pub(super) struct Rewrite {
     pub(super) node: Node,
     /// New constants, under names that are free.
     pub(super) constants: Vec<(String, Tensor)>,
+    /// A constant in place of another one.
+    pub(super) scaled: Option<Scaled>,
     /// The pattern's other nodes.
     pub(super) consumed: Vec<usize>,
+}
+
+impl Rewrite {
+    /// One without new constants.
+    pub(super) fn of(node: Node, consumed: Vec<usize>) -> Self {
+        Rewrite { node, constants: Vec::new(), scaled: None, consumed }
+    }
+}
+
+/// A constant that is another one, channel by channel times a factor.
+pub(super) struct Scaled {
+    /// A name that is free.
+    pub(super) name: String,
+    pub(super) from: String,
+    /// Whether nobody else takes it: then it is scaled where it lies.
+    pub(super) alone: bool,
+    pub(super) scaling: Scaling,
 }
 
 /// A kind of pattern: what takes the place of one that ends in this node.
@@ -55,12 +77,25 @@ fn replace(graph: &mut Graph, rewrites: Vec<(usize, Rewrite)>) -> usize {
     let count = rewrites.len();
     for (index, found) in rewrites {
         graph.initializers.extend(found.constants);
+        if let Some(scaled) = found.scaled {
+            scaled.put_into(&mut graph.initializers);
+        }
         graph.nodes[index] = found.node;
     }
     if count > 0 {
         super::dead_nodes(graph);
     }
     count
+}
+
+impl Scaled {
+    fn put_into(self, constants: &mut BTreeMap<String, Tensor>) {
+        let weight = if self.alone { constants.remove(&self.from) } else { constants.get(&self.from).cloned() };
+        let scaled = weight.map(|weight| weight.changed(|values| self.scaling.apply(values)));
+        if let Some(Ok(scaled)) = scaled {
+            constants.insert(self.name, scaled);
+        }
+    }
 }
 
 /// The two inputs of a node of the operator `op`, in either order.

@@ -145,7 +145,7 @@ fn replaced(
             }
         })
         .collect();
-    Rewrite { node, constants, consumed }
+    Rewrite { constants, ..Rewrite::of(node, consumed) }
 }
 
 /// An input of a node on integers.

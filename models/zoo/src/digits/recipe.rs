@@ -75,9 +75,9 @@ pub enum TrainDigitsError {
 /// Trains both models from `seed`; calls `progress` after every step, [`TOTAL_STEPS`] times.
 pub fn train_digits(seed: u64, progress: &mut dyn FnMut(Progress<'_>)) -> Result<DigitsModels, TrainDigitsError> {
     let (cloud, cloud_record) = train_cloud(seed, progress)?;
-    let mut cloud_model = Model::load(&cloud, DeviceChoice::Cpu, None)?;
+    let mut cloud_model = Model::load(cloud.clone(), DeviceChoice::Cpu, None)?;
     let (edge, edge_record) = train_edge(seed, &mut cloud_model, progress)?;
-    let mut edge_model = Model::load(&edge, DeviceChoice::Cpu, None)?;
+    let mut edge_model = Model::load(edge.clone(), DeviceChoice::Cpu, None)?;
     let (edge, cloud) = (edge.write(), cloud.write());
     let manifest = measure(seed, &mut edge_model, &mut cloud_model, edge_record.of(&edge), cloud_record.of(&cloud))?;
     Ok(DigitsModels { edge, cloud, manifest })

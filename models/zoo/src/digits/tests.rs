@@ -13,7 +13,7 @@ fn graph(file: &'static [u8]) -> Graph {
 }
 
 fn model(file: &'static [u8]) -> Model {
-    Model::load(&graph(file), DeviceChoice::Cpu, None).unwrap()
+    Model::load(graph(file), DeviceChoice::Cpu, None).unwrap()
 }
 
 #[test]

@@ -59,7 +59,7 @@ pub(crate) fn run(args: &Pack) -> Result<()> {
 
 /// Made-up inputs, and what the CPU makes of them.
 fn golden(graph: &hedge_graph::Graph) -> Result<GoldenCase> {
-    let mut model = Model::unproven(graph, Device::cpu())?;
+    let mut model = Model::unproven(graph.clone(), Device::cpu())?;
     let signature = model.signature().clone();
     let run = |inputs: &[Tensor]| Ok(model.run_arranged(inputs)?.into_iter().map(|output| output.tensor).collect());
     let Golden { inputs, outputs } = Golden::made_up(&signature, run)?;

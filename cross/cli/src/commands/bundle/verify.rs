@@ -23,7 +23,8 @@ pub(crate) fn run(args: &Verify) -> Result<()> {
         let hint = "pack it again without --without-golden, or add golden vectors to its manifest";
         return Err(with_hint(format_args!("{path} has no golden vectors: nothing shows what it computes"), hint));
     }
-    let mut model = Model::unproven(&bundle.graph, Device::cpu()).with_context(|| format!("{path} cannot be run"))?;
+    let mut model =
+        Model::unproven(bundle.graph.clone(), Device::cpu()).with_context(|| format!("{path} cannot be run"))?;
     let mut rows = table(&["golden case", "largest difference", "agrees"]);
     let mut wrong = 0;
     for (index, case) in bundle.golden.iter().enumerate() {

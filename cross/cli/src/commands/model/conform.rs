@@ -88,7 +88,7 @@ fn examine(folder: &Path, device: &Device, tolerance: Tolerance, on_cpu: &mut Ve
     if !missing.is_empty() {
         return Ok(Outcome::Unsupported(missing.into_iter().map(|operator| operator.op).collect()));
     }
-    let mut model = Model::unproven(&graph, device.clone())?;
+    let mut model = Model::unproven(graph.clone(), device.clone())?;
     for data in data_sets(folder)? {
         let inputs = read_tensors(&data, "input")?;
         let expected = read_tensors(&data, "output")?;

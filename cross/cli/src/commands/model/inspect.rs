@@ -87,7 +87,7 @@ fn profile(graph: &Graph, sizes: &Sizes, choice: DeviceChoice) -> Result<Vec<Ste
         }
     }
     let signature = hedge_engine::Signature::of(&bound);
-    let mut model = hedge_engine::Model::unproven(graph, device)?;
+    let mut model = hedge_engine::Model::unproven(graph.clone(), device)?;
     let run = |inputs: &[Tensor]| Ok(model.run_arranged(inputs)?.into_iter().map(|output| output.tensor).collect());
     let inputs: Vec<Tensor> = Golden::made_up(&signature, run)?.inputs.into_iter().map(|input| input.tensor).collect();
     let runs = (0..PROFILED_RUNS).map(|_| model.profile(&inputs)).collect::<Result<Vec<_>, _>>()?;

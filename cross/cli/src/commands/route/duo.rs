@@ -39,8 +39,9 @@ impl Duo {
         comparison: Comparison,
         logits: String,
     ) -> Result<Self> {
-        let load =
-            |graph, which| Model::load(graph, device, None).with_context(|| format!("the {which} model cannot be run"));
+        let load = |graph: &Graph, which| {
+            Model::load(graph.clone(), device, None).with_context(|| format!("the {which} model cannot be run"))
+        };
         Ok(Duo { edge: load(edge, "edge")?, cloud: load(cloud, "cloud")?, comparison, logits })
     }
 

@@ -88,6 +88,6 @@ fn golden(graph: &Graph) -> Result<GoldenCase> {
     let samples = FieldStream::new(Split::Test, digits::SEED).take(GOLDEN_ROWS);
     let images: Vec<Tensor> = samples.map(|sample| sample.image).collect();
     let inputs = vec![NamedTensor::new(digits::INPUT, Tensor::stack(&images)?)];
-    let outputs = Model::unproven(graph, Device::cpu())?.run(&inputs)?;
+    let outputs = Model::unproven(graph.clone(), Device::cpu())?.run(&inputs)?;
     Ok(GoldenCase { inputs, outputs })
 }
