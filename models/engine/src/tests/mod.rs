@@ -6,6 +6,7 @@ mod elementwise;
 mod faults;
 mod indexing;
 mod limits;
+mod ml;
 mod operators;
 mod passes;
 mod quantized;

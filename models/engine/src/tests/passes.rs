@@ -19,7 +19,7 @@ fn plain(graph: &Graph, inputs: &[Tensor]) -> Vec<Tensor> {
 /// Runs what is prepared of the graph alone, as it is read from a file: its weights are worked on where they lie.
 fn given_away(graph: &Graph, inputs: &[Tensor]) -> Vec<Tensor> {
     let file = graph.write();
-    let alone = Graph::read_from(&mut file.as_ref(), file.len() as u64, &NoExternalData).unwrap();
+    let alone = Graph::read_from(&mut file.as_slice(), file.len() as u64, &NoExternalData).unwrap();
     BurnExecutor.prepare(alone, &Device::cpu()).unwrap().run(inputs).unwrap()
 }
 

@@ -126,7 +126,7 @@ fn a_gpu_spreads_a_volume_as_the_cpu_does_where_windows_are_shorter_than_their_s
     graph.inputs[0].shape = Some([1, 2, 2, 3, 2].map(Dim::Known).to_vec());
     let x = floats(&[1, 2, 2, 3, 2], &(0..24).map(|index| index as f32).collect::<Vec<_>>());
     // A device whose outputs differ is refused here.
-    let mut model = Model::load(graph, DeviceChoice::Gpu, None).expect("the device agrees with the CPU");
+    let mut model = Model::load(graph.clone(), DeviceChoice::Gpu, None).expect("the device agrees with the CPU");
     let (spread, ran_on) = model.run_supervised(std::slice::from_ref(&x)).unwrap();
     assert_eq!(ran_on, RanOn::Device);
     // Whole numbers: sums are exact in any order.

@@ -34,6 +34,7 @@ mod linear;
 mod loss;
 mod marks;
 mod mersenne;
+mod ml;
 mod movement;
 mod ngrams;
 mod normalize;
@@ -167,6 +168,7 @@ pub(crate) fn builder(domain: &str, op: &str) -> Option<Builder> {
         "" | "ai.onnx" => {}
         hedge_graph::passes::DOMAIN => return fused::builder(op),
         "com.microsoft" => return contrib::builder(op),
+        "ai.onnx.ml" => return ml::builder(op),
         _ => return None,
     }
     let families = [

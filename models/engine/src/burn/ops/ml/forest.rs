@@ -1,0 +1,245 @@
+//! Ensembles of trees.
+
+use hedge_graph::Node;
+use hedge_tensor::{DType, Tensor};
+
+use super::super::host::{buffer, need, room};
+use super::super::{BoxOp, Builder, OpError, on_host, size_of};
+use super::linear::Labels;
+use super::scores::{Single, Transform};
+use super::trees::{Trees, optional_reals};
+use super::{Rows, rounded};
+
+pub(super) fn builder(op: &str) -> Option<Builder> {
+    match op {
+        "TreeEnsemble" => Some(ensemble),
+        "TreeEnsembleRegressor" => Some(regressor),
+        "TreeEnsembleClassifier" => Some(classifier),
+        _ => None,
+    }
+}
+
+/// `aggregate_function`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Aggregate {
+    Average,
+    Sum,
+    Least,
+    Most,
+}
+
+impl Aggregate {
+    const ALL: [(&str, Aggregate); 4] =
+        [("AVERAGE", Aggregate::Average), ("SUM", Aggregate::Sum), ("MIN", Aggregate::Least), ("MAX", Aggregate::Most)];
+
+    fn named(name: &str) -> Result<Self, OpError> {
+        let found = Aggregate::ALL.iter().find(|(known, _)| *known == name);
+        found.map(|(_, found)| *found).ok_or_else(|| OpError::new(format!("aggregate_function {name:?} is not known")))
+    }
+
+    /// As `TreeEnsemble` numbers them.
+    fn of_number(number: i64) -> Result<Self, OpError> {
+        let found = usize::try_from(number).ok().and_then(|index| Aggregate::ALL.get(index));
+        found.map(|(_, found)| *found).ok_or_else(|| OpError::new(format!("aggregate_function {number} is not known")))
+    }
+}
+
+/// Trees, and what is made of what they give.
+struct Forest {
+    trees: Trees,
+    targets: usize,
+    aggregate: Aggregate,
+    /// Added at the end: one number for each target, or one for a single target; else nothing is.
+    base: Vec<f64>,
+    transform: Transform,
+}
+
+fn regressor(node: &Node, _: i64) -> Result<BoxOp, OpError> {
+    let forest = Forest {
+        trees: Trees::of_lists(node, "target")?,
+        targets: size_of(node.int("n_targets", 1))?,
+        aggregate: Aggregate::named(node.string("aggregate_function").unwrap_or("SUM"))?,
+        base: optional_reals(node, "base_values")?,
+        transform: Transform::read(node)?,
+    }
+    .checked()?;
+    on_host(move |inputs| {
+        let scores = forest.run(need(inputs, 0)?)?;
+        Ok(vec![Tensor::from_vec(&[scores.len() / forest.targets, forest.targets], scores)?])
+    })
+}
+
+/// The one that stands for both others since version 5; its output is of the type of its input.
+fn ensemble(node: &Node, _: i64) -> Result<BoxOp, OpError> {
+    let forest = Forest {
+        trees: Trees::of_tensors(node)?,
+        targets: size_of(node.int("n_targets", 1))?,
+        aggregate: Aggregate::of_number(node.int("aggregate_function", 1))?,
+        base: Vec::new(),
+        transform: Transform::of_number(node.int("post_transform", 0))?,
+    }
+    .checked()?;
+    on_host(move |inputs| {
+        let x = need(inputs, 0)?;
+        let scores = forest.run_unrounded(x)?;
+        let shape = [scores.len() / forest.targets, forest.targets];
+        Ok(vec![match x.dtype() {
+            DType::F64 => Tensor::from_vec(&shape, scores)?,
+            DType::F16 => Tensor::from_vec(&shape, scores.into_iter().map(half::f16::from_f64).collect())?,
+            _ => Tensor::from_vec(&shape, scores.into_iter().map(|score| score as f32).collect())?,
+        }])
+    })
+}
+
+impl Forest {
+    fn checked(self) -> Result<Self, OpError> {
+        room(DType::F64, &[self.targets])?;
+        match self.trees.targets() {
+            _ if self.targets == 0 => Err(OpError::new("n_targets must be at least 1")),
+            used if used > self.targets => {
+                Err(OpError::new(format!("its leaves are of {used} targets, but it has {}", self.targets)))
+            }
+            _ => Ok(self),
+        }
+    }
+
+    fn run(&self, x: &Tensor) -> Result<Vec<f32>, OpError> {
+        let mut scores: Vec<f32> = self.sums(x)?.into_iter().map(|score| score as f32).collect();
+        scores.chunks_mut(self.targets).for_each(|row| self.transform.apply(row));
+        Ok(scores)
+    }
+
+    /// In 64 bits, if nothing asks for less.
+    fn run_unrounded(&self, x: &Tensor) -> Result<Vec<f64>, OpError> {
+        match self.transform {
+            Transform::None => self.sums(x),
+            _ => Ok(self.run(x)?.into_iter().map(f64::from).collect()),
+        }
+    }
+
+    fn sums(&self, x: &Tensor) -> Result<Vec<f64>, OpError> {
+        let (rows, dtype) = (Rows::of(x)?, x.dtype());
+        let mut all = buffer(room(DType::F64, &[rows.rows, self.targets])?)?;
+        for row in rows.each() {
+            let mut sums = vec![None; self.targets];
+            self.trees.walk(row, |target, weight| {
+                let sum: &mut Option<f64> = &mut sums[target];
+                *sum = Some(match (*sum, self.aggregate) {
+                    (None, _) => weight,
+                    (Some(sum), Aggregate::Least) => sum.min(weight),
+                    (Some(sum), Aggregate::Most) => sum.max(weight),
+                    (Some(sum), _) => rounded(sum + weight, dtype),
+                });
+            })?;
+            let count = if self.aggregate == Aggregate::Average { self.trees.len() as f64 } else { 1.0 };
+            let has_base = self.base.len() == self.targets;
+            let based = |(target, sum): (usize, Option<f64>)| {
+                let mean = rounded(sum.unwrap_or(0.0) / count, dtype);
+                if has_base { rounded(mean + self.base[target], dtype) } else { mean }
+            };
+            all.extend(sums.into_iter().enumerate().map(based));
+        }
+        Ok(all)
+    }
+}
+
+/// Each class's scores, and the label of the highest.
+struct Classifier {
+    trees: Trees,
+    labels: Labels,
+    base: Vec<f64>,
+    transform: Transform,
+    /// Of two classes, that all weights are of one.
+    one_sided: bool,
+    all_positive: bool,
+}
+
+fn classifier(node: &Node, _: i64) -> Result<BoxOp, OpError> {
+    let (trees, labels) = (Trees::of_lists(node, "class")?, Labels::read(node, "classlabels_int64s")?);
+    if trees.targets() > labels.len() {
+        let (used, have) = (trees.targets(), labels.len());
+        return Err(OpError::new(format!("its leaves are of {used} classes, but it has labels for {have}")));
+    }
+    let base = optional_reals(node, "base_values")?;
+    if base.len() > labels.len() {
+        return Err(OpError::new(format!("it has {} base_values for {} classes", base.len(), labels.len())));
+    }
+    let first = trees.weights().next().map(|(class, _)| *class);
+    let one_sided = labels.len() == 2 && trees.weights().all(|(class, _)| Some(*class) == first);
+    let all_positive = trees.weights().all(|(_, weight)| *weight >= 0.0);
+    let classifier = Classifier { one_sided, all_positive, base, transform: Transform::read(node)?, trees, labels };
+    on_host(move |inputs| {
+        let x = need(inputs, 0)?;
+        let (rows, classes) = (Rows::of(x)?, classifier.labels.len());
+        let mut labels = Vec::with_capacity(rows.rows);
+        let mut scores = buffer(room(DType::F32, &[rows.rows, classes])?)?;
+        for row in rows.each() {
+            let sums = classifier.sums(row, x.dtype())?;
+            let (label, row) = if classes == 2 { classifier.of_two(&sums) } else { classifier.of_many(&sums) };
+            labels.push(label);
+            scores.extend(row);
+        }
+        Ok(vec![Tensor::from_slice(&[rows.rows], &labels)?, Tensor::from_vec(&[rows.rows, classes], scores)?])
+    })
+}
+
+impl Classifier {
+    /// What a row's leaves give to each class; nothing where they do not name it.
+    fn sums(&self, row: &[f64], dtype: DType) -> Result<Vec<Option<f64>>, OpError> {
+        let mut sums = vec![None; self.labels.len()];
+        self.trees.walk(row, |class, weight| {
+            sums[class] = Some(sums[class].map_or(weight, |sum| rounded(sum + weight, dtype)));
+        })?;
+        Ok(sums)
+    }
+
+    fn of_many(&self, sums: &[Option<f64>]) -> (i64, Vec<f32>) {
+        let base = |class: usize| self.base.get(class).copied();
+        let based = |(class, sum): (usize, &Option<f64>)| match (sum, base(class)) {
+            (None, None) => None,
+            (sum, base) => Some((sum.unwrap_or(0.0) + base.unwrap_or(0.0)) as f32),
+        };
+        let sums: Vec<Option<f32>> = sums.iter().enumerate().map(based).collect();
+        let mut best: Option<(usize, f32)> = None;
+        for (class, sum) in sums.iter().enumerate() {
+            if let Some(sum) = sum.filter(|sum| best.is_none_or(|(_, most)| *sum > most)) {
+                best = Some((class, sum));
+            }
+        }
+        let mut scores: Vec<f32> = sums.into_iter().map(Option::unwrap_or_default).collect();
+        self.transform.apply(&mut scores);
+        (self.labels.of(best.map_or(0, |(class, _)| class)), scores)
+    }
+
+    /// Of two classes the second one's sum decides, and there may be one sum alone, whichever class it is written for. A class
+    /// that no leaf names has the score 0, base value or not.
+    fn of_two(&self, sums: &[Option<f64>]) -> (i64, Vec<f32>) {
+        let [mut first, mut second] = [sums[0], sums[1]].map(|sum| sum.map(|sum| sum as f32));
+        match *self.base.as_slice() {
+            [_, base] if second.is_some() => {
+                // onnxruntime takes the two for the negative and the positive side of one sum.
+                let sum = base as f32 + first.unwrap_or(0.0);
+                (first, second) = (first.map(|_| -sum), Some(sum));
+            }
+            [base, ..] => first = first.map(|sum| sum + base as f32),
+            [] => {}
+        }
+        let (label, kind) = self.label_of_two(second.or(first).unwrap_or(0.0));
+        if second.is_none() && self.base.len() < 2 {
+            return (label, self.transform.both(first.unwrap_or(0.0), kind).to_vec());
+        }
+        let mut scores = vec![first.unwrap_or(0.0), second.unwrap_or(0.0)];
+        self.transform.apply(&mut scores);
+        (label, scores)
+    }
+
+    fn label_of_two(&self, sum: f32) -> (i64, Single) {
+        let (kind, positive) = match self.all_positive && self.one_sided {
+            true => (Single::Share, sum > 0.5),
+            false => (Single::Signed, sum > 0.0),
+        };
+        // Where both classes have weights, onnxruntime's labels are not the model's, but 0 and 1.
+        let label = if self.one_sided { self.labels.of(usize::from(positive)) } else { i64::from(positive) };
+        (label, kind)
+    }
+}
