@@ -151,7 +151,7 @@ impl Trees {
         let mut members = members.split(|member| member.is_nan());
         let link = |index: i64, is_leaf: i64| {
             let (index, all) = (size_of(index)?, if is_leaf != 0 { targets.len() } else { count });
-            let inside = (index < all).then(|| if is_leaf != 0 { Link::Leaf(index) } else { Link::Split(index) });
+            let inside = (index < all).then_some(if is_leaf != 0 { Link::Leaf(index) } else { Link::Split(index) });
             inside.ok_or_else(|| OpError::new(format!("a tree's node leads to number {index} of {all}")))
         };
         let mut made = Trees { roots: Vec::new(), splits: Vec::new(), leaves: Vec::new(), features: 0 };
