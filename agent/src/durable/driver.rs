@@ -26,14 +26,14 @@ use crate::wait;
 
 mod actions;
 
-/// Reports of the store that may wait for the driver; then the store's thread does.
-const REPORTS: usize = 1024;
+/// Groups of reports of the store that may wait for the driver; then the store's thread does.
+const REPORTS: usize = 16;
 
 /// A store that was opened, and what lay in it.
 pub(crate) struct Opened {
     store: OutboxStore,
     found: Found,
-    reports: mpsc::Receiver<StoreReport>,
+    reports: mpsc::Receiver<Vec<StoreReport>>,
 }
 
 /// The task.
@@ -46,7 +46,7 @@ pub(crate) struct Driver {
     calls: mpsc::Receiver<Call>,
     /// Where tasks say what happened.
     mailbox: Mailbox,
-    reports: mpsc::Receiver<StoreReport>,
+    reports: mpsc::Receiver<Vec<StoreReport>>,
     tasks: JoinSet<()>,
     /// What those that execute are about.
     executing: HashMap<task::Id, RequestId>,
@@ -99,9 +99,9 @@ struct Caller {
 /// Opens the outbox; what was damaged or lost is logged by name. Blocks for disk I/O.
 pub(crate) fn open(config: OutboxConfig, metrics: &Metrics) -> Result<Opened, OutboxError> {
     let (reporter, reports) = mpsc::channel(REPORTS);
-    let report = move |report| {
+    let report = move |reports| {
         // The driver never waits for the store's thread, so this ends; where there is no driver any more, nobody asks.
-        let _ = reporter.blocking_send(report);
+        let _ = reporter.blocking_send(reports);
     };
     let (store, found) = OutboxStore::open(config, report)?;
     for damage in &found.damage {
@@ -170,12 +170,12 @@ impl Driver {
         self.look_at_the_cloud();
         loop {
             tokio::select! {
-                report = self.reports.recv() => match report {
-                    Some(StoreReport::Persisted(write)) => self.persisted(write, OutboxEvent::Persisted(write)),
-                    Some(StoreReport::NotPersisted(write)) => self.persisted(write, OutboxEvent::NotPersisted(write)),
-                    Some(StoreReport::Failed(why)) => return why,
-                    None => return "its thread has ended".into(),
-                },
+                reports = self.reports.recv() => {
+                    let reports = reports.unwrap_or_else(|| vec![StoreReport::Failed("its thread has ended".into())]);
+                    if let Err(why) = reports.into_iter().try_for_each(|report| self.reported(report)) {
+                        return why;
+                    }
+                }
                 // The driver itself holds a sender.
                 Some(call) = self.calls.recv() => self.take(call),
                 () = cloud.outbox_news() => self.look_at_the_cloud(),
@@ -297,11 +297,18 @@ impl Driver {
         }
     }
 
-    fn persisted(&mut self, write: WriteId, event: OutboxEvent<Bytes>) {
+    /// An error if the disk failed.
+    fn reported(&mut self, report: StoreReport) -> Result<(), String> {
+        let (write, event) = match report {
+            StoreReport::Persisted(write) => (write, OutboxEvent::Persisted(write)),
+            StoreReport::NotPersisted(write) => (write, OutboxEvent::NotPersisted(write)),
+            StoreReport::Failed(why) => return Err(why),
+        };
         if let Some(asked) = self.written.remove(&write) {
             self.metrics.outbox.write_seconds.observe_duration(asked.elapsed());
         }
         self.feed(event);
+        Ok(())
     }
 
     fn look_at_the_cloud(&mut self) {

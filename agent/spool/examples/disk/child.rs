@@ -87,7 +87,9 @@ pub(crate) fn config(store: &Path) -> OutboxConfig {
 pub(crate) struct Open {
     pub(crate) store: OutboxStore,
     pub(crate) found: Found,
-    reports: Receiver<StoreReport>,
+    reports: Receiver<Vec<StoreReport>>,
+    /// Of the last group.
+    told: std::vec::IntoIter<StoreReport>,
     next: u64,
 }
 
@@ -95,9 +97,9 @@ impl Open {
     pub(crate) fn new(config: OutboxConfig) -> Result<Self, String> {
         let (sender, reports) = channel();
         // It fails where nobody waits any more.
-        let opened = OutboxStore::open(config, move |report| drop(sender.send(report)));
+        let opened = OutboxStore::open(config, move |reports| drop(sender.send(reports)));
         let (store, found) = opened.map_err(|error| error.to_string())?;
-        Ok(Self { store, found, reports, next: 0 })
+        Ok(Self { store, found, reports, told: Vec::new().into_iter(), next: 0 })
     }
 
     pub(crate) fn persist(&mut self, change: Change<Bytes>, payload: Option<Bytes>) -> WriteId {
@@ -107,8 +109,14 @@ impl Open {
         write
     }
 
-    pub(crate) fn report(&self, patience: Duration) -> Result<StoreReport, String> {
-        self.reports.recv_timeout(patience).map_err(|_| format!("no report within {patience:?}"))
+    pub(crate) fn report(&mut self, patience: Duration) -> Result<StoreReport, String> {
+        loop {
+            if let Some(report) = self.told.next() {
+                return Ok(report);
+            }
+            let next = self.reports.recv_timeout(patience).map_err(|_| format!("no report within {patience:?}"))?;
+            self.told = next.into_iter();
+        }
     }
 
     /// Whether the write was kept.

@@ -52,7 +52,7 @@ pub(super) struct Counters {
     pub(super) compacted: AtomicU64,
 }
 
-type Report = Box<dyn FnMut(StoreReport) + Send>;
+type Report = Box<dyn FnMut(Vec<StoreReport>) + Send>;
 
 /// Starts the thread.
 pub(super) fn start(
@@ -289,9 +289,7 @@ impl Committer {
         let barriers = counters.barriers.fetch_add(1, Ordering::Relaxed);
         let writes = group.iter().filter_map(|command| command.write);
         self.pace.committed(writes.clone().count(), self.shared.queue().waiting().writes);
-        for write in writes {
-            (self.report)(StoreReport::Persisted(write));
-        }
+        (self.report)(writes.map(StoreReport::Persisted).collect());
         if barriers.is_multiple_of(BARRIERS_PER_LOOK) {
             self.look_at_size();
         }
@@ -319,9 +317,8 @@ impl Committer {
 
     fn refuse(&mut self, commands: Vec<Command>) {
         self.shared.counters.refused.fetch_add(commands.len() as u64, Ordering::Relaxed);
-        for write in commands.into_iter().filter_map(|command| command.write) {
-            (self.report)(StoreReport::NotPersisted(write));
-        }
+        let writes = commands.into_iter().filter_map(|command| command.write);
+        (self.report)(writes.map(StoreReport::NotPersisted).collect());
     }
 
     pub(super) fn is_full(&self) -> bool {
@@ -382,7 +379,7 @@ impl Committer {
     fn die(&mut self, why: &str) {
         self.dead = true;
         tracing::error!(why, "the outbox failed; durable requests end here");
-        (self.report)(StoreReport::Failed(why.to_owned()));
+        (self.report)(vec![StoreReport::Failed(why.to_owned())]);
     }
 
     fn close(&mut self) {

@@ -151,7 +151,7 @@ pub enum OutboxError {
     },
 }
 
-/// What became of a write. Reported from the outbox's own thread, which waits meanwhile.
+/// What became of a write.
 #[derive(Debug)]
 pub enum StoreReport {
     /// This write, and every one asked for before it, survives a power cut.
@@ -282,11 +282,12 @@ pub(in crate::outbox) struct Shared {
 }
 
 impl OutboxStore {
-    /// Opens the outbox and says what it holds. `report` is called from the outbox's thread, which waits meanwhile; it may
-    /// persist and note, but not read or close. Blocks for disk I/O.
+    /// Opens the outbox and says what it holds. `report` is called from the outbox's thread, which waits meanwhile, once for a
+    /// group of writes, so that whoever listens is woken once; it may persist and note, but not read or close. Blocks for disk
+    /// I/O.
     pub fn open(
         config: OutboxConfig,
-        report: impl FnMut(StoreReport) + Send + 'static,
+        report: impl FnMut(Vec<StoreReport>) + Send + 'static,
     ) -> Result<(Self, Found), OutboxError> {
         let unusable = |error: &io::Error| unusable(&config, error);
         let lock = crate::lock::lock(&config.path).map_err(|error| match error {

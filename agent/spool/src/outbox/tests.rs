@@ -6,7 +6,7 @@ use hedge_agent_core::outbox::{Expiry, Head};
 use hedge_wire::{BootId, Digest};
 use std::fs;
 use std::path::Path;
-use std::sync::mpsc::{Receiver, channel};
+use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::Duration;
 use tempfile::TempDir;
 
@@ -26,6 +26,12 @@ fn config(folder: &Path) -> OutboxConfig {
     OutboxConfig { reserve_bytes: 1 << 16, least_free_bytes: 1 << 20, ..OutboxConfig::new(folder.join("outbox")) }
 }
 
+/// Sends on what is reported, one by one.
+fn each(sender: Sender<StoreReport>) -> impl FnMut(Vec<StoreReport>) {
+    // It fails where nobody waits any more.
+    move |reports| reports.into_iter().for_each(|report| drop(sender.send(report)))
+}
+
 impl Bench {
     fn open(folder: &Path) -> Self {
         Self::with(config(folder))
@@ -33,7 +39,7 @@ impl Bench {
 
     fn with(config: OutboxConfig) -> Self {
         let (sender, reports) = channel();
-        let (store, found) = OutboxStore::open(config, move |report| drop(sender.send(report))).unwrap();
+        let (store, found) = OutboxStore::open(config, each(sender)).unwrap();
         Self { store, found, reports, writes: 0 }
     }
 
