@@ -19,6 +19,8 @@ const GET_ONNX: &str = "pip install onnx numpy";
 
 /// How many networks, where `HEDGE_GRAPHS` does not say.
 const GRAPHS: usize = 100;
+/// How many models of tables, where `HEDGE_TABLES` does not say.
+const TABLES: usize = 100;
 
 #[test]
 fn on_the_cpu_every_case_of_onnx_passes_but_for_those_listed() {
@@ -72,6 +74,16 @@ fn networks_drawn_at_random_answer_as_onnxruntime_does() {
     let hedge = binaries().hedge.display().to_string();
     let graphs = asked("HEDGE_GRAPHS").unwrap_or(GRAPHS).to_string();
     python.run("random_graphs.py", &[&hedge, &graphs]);
+}
+
+/// `HEDGE_TABLES=5000 cargo test --workspace --test e2e models_of_tables` is the long run.
+#[test]
+fn models_of_tables_drawn_at_random_answer_as_onnxruntime_does() {
+    let get = "pip install onnxruntime onnx numpy";
+    let Some(python) = Python::with(&["onnxruntime", "onnx", "numpy"], "onnxruntime", get) else { return };
+    let hedge = binaries().hedge.display().to_string();
+    let models = asked("HEDGE_TABLES").unwrap_or(TABLES).to_string();
+    python.run("random_tables.py", &[&hedge, &models]);
 }
 
 /// The folder that `HEDGE_SHARED` names.

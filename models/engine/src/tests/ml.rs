@@ -113,6 +113,12 @@ fn the_class_with_the_highest_sum_gives_its_label() {
     let (labels, scores) = classes("TreeEnsembleClassifier", &rows(), &attributes);
     assert_eq!(labels, [10, 20, 30, 20]);
     close(&scores, &[4, 3], &[2.0, 0.5, 0.0, 0.0, 1.5, 0.0, 0.0, 0.5, 3.0, 0.0, 1.5, 0.0]);
+    // Two classes are no other than three where both have weights.
+    let weights = leaves(CLASSES, [0, 1, 0, 1], [2.0, 1.0, 3.0, 0.5]);
+    let more = vec![("classlabels_int64s", ints(&[10, 20])), ("base_values", reals(&[0.5, 1.25]))];
+    let (labels, scores) = classes("TreeEnsembleClassifier", &rows(), &[nodes(), weights, more].concat());
+    assert_eq!(labels, [10, 20, 10, 20]);
+    close(&scores, &[4, 2], &[2.5, 1.75, 0.5, 2.75, 3.5, 1.75, 0.5, 2.75]);
 }
 
 #[test]

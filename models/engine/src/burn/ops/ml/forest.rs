@@ -143,15 +143,15 @@ impl Forest {
     }
 }
 
-/// Each class's scores, and the label of the highest.
+/// Each class's scores, and the label of the highest. onnxruntime differs where both of two classes have weights: its labels are 0 and 1 then,
+/// whatever the model's are, and by the second sum alone.
 struct Classifier {
     trees: Trees,
     labels: Labels,
     base: Vec<f64>,
     transform: Transform,
-    /// Of two classes, that all weights are of one.
-    one_sided: bool,
-    all_positive: bool,
+    /// Of two classes where all weights are of one: what their sum is.
+    single: Option<Single>,
 }
 
 fn classifier(node: &Node, _: i64) -> Result<BoxOp, OpError> {
@@ -160,14 +160,15 @@ fn classifier(node: &Node, _: i64) -> Result<BoxOp, OpError> {
         let (used, have) = (trees.targets(), labels.len());
         return Err(OpError::new(format!("its leaves are of {used} classes, but it has labels for {have}")));
     }
-    let base = optional_reals(node, "base_values")?;
-    if base.len() > labels.len() {
-        return Err(OpError::new(format!("it has {} base_values for {} classes", base.len(), labels.len())));
-    }
     let first = trees.weights().next().map(|(class, _)| *class);
     let one_sided = labels.len() == 2 && trees.weights().all(|(class, _)| Some(*class) == first);
-    let all_positive = trees.weights().all(|(_, weight)| *weight >= 0.0);
-    let classifier = Classifier { one_sided, all_positive, base, transform: Transform::read(node)?, trees, labels };
+    let is_share = trees.weights().all(|(_, weight)| *weight >= 0.0);
+    let single = one_sided.then_some(if is_share { Single::Share } else { Single::Signed });
+    let base = optional_reals(node, "base_values")?;
+    if !(base.is_empty() || base.len() == labels.len() || one_sided && base.len() == 1) {
+        return Err(OpError::new(format!("it has {} base_values for {} classes", base.len(), labels.len())));
+    }
+    let classifier = Classifier { trees, labels, base, transform: Transform::read(node)?, single };
     on_host(move |inputs| {
         let x = need(inputs, 0)?;
         let (rows, classes) = (Rows::of(x)?, classifier.labels.len());
@@ -175,8 +176,11 @@ fn classifier(node: &Node, _: i64) -> Result<BoxOp, OpError> {
         let mut scores = buffer(room(DType::F32, &[rows.rows, classes])?)?;
         for row in rows.each() {
             let sums = classifier.sums(row, x.dtype())?;
-            let (label, row) = if classes == 2 { classifier.of_two(&sums) } else { classifier.of_many(&sums) };
-            labels.push(label);
+            let (class, row) = match classifier.single {
+                Some(single) => classifier.of_one_sum(&sums, single),
+                None => classifier.of_sums(&sums),
+            };
+            labels.push(classifier.labels.of(class));
             scores.extend(row);
         }
         Ok(vec![Tensor::from_slice(&[rows.rows], &labels)?, Tensor::from_vec(&[rows.rows, classes], scores)?])
@@ -193,11 +197,11 @@ impl Classifier {
         Ok(sums)
     }
 
-    fn of_many(&self, sums: &[Option<f64>]) -> (i64, Vec<f32>) {
-        let base = |class: usize| self.base.get(class).copied();
-        let based = |(class, sum): (usize, &Option<f64>)| match (sum, base(class)) {
+    /// The class with the highest sum, and all scores.
+    fn of_sums(&self, sums: &[Option<f64>]) -> (usize, Vec<f32>) {
+        let based = |(class, sum): (usize, &Option<f64>)| match (sum, self.base.get(class)) {
             (None, None) => None,
-            (sum, base) => Some((sum.unwrap_or(0.0) + base.unwrap_or(0.0)) as f32),
+            (sum, base) => Some((sum.unwrap_or(0.0) + base.copied().unwrap_or(0.0)) as f32),
         };
         let sums: Vec<Option<f32>> = sums.iter().enumerate().map(based).collect();
         let mut best: Option<(usize, f32)> = None;
@@ -208,38 +212,25 @@ impl Classifier {
         }
         let mut scores: Vec<f32> = sums.into_iter().map(Option::unwrap_or_default).collect();
         self.transform.apply(&mut scores);
-        (self.labels.of(best.map_or(0, |(class, _)| class)), scores)
+        (best.map_or(0, |(class, _)| class), scores)
     }
 
-    /// Of two classes the second one's sum decides, and there may be one sum alone, whichever class it is written for. A class
-    /// that no leaf names has the score 0, base value or not.
-    fn of_two(&self, sums: &[Option<f64>]) -> (i64, Vec<f32>) {
+    /// Of two classes with one sum, whichever of them it is written for. A class that no leaf names has the score 0, base value or not.
+    fn of_one_sum(&self, sums: &[Option<f64>], single: Single) -> (usize, Vec<f32>) {
         let [mut first, mut second] = [sums[0], sums[1]].map(|sum| sum.map(|sum| sum as f32));
         match *self.base.as_slice() {
-            [_, base] if second.is_some() => {
-                // onnxruntime takes the two for the negative and the positive side of one sum.
-                let sum = base as f32 + first.unwrap_or(0.0);
-                (first, second) = (first.map(|_| -sum), Some(sum));
-            }
+            // onnxruntime takes the first class's sum, which there is none of, for what is added to the base value.
+            [_, base] if second.is_some() => second = Some(base as f32),
             [base, ..] => first = first.map(|sum| sum + base as f32),
             [] => {}
         }
-        let (label, kind) = self.label_of_two(second.or(first).unwrap_or(0.0));
+        let sum = second.or(first).unwrap_or(0.0);
+        let class = usize::from(sum > if single == Single::Share { 0.5 } else { 0.0 });
         if second.is_none() && self.base.len() < 2 {
-            return (label, self.transform.both(first.unwrap_or(0.0), kind).to_vec());
+            return (class, self.transform.both(sum, single).to_vec());
         }
         let mut scores = vec![first.unwrap_or(0.0), second.unwrap_or(0.0)];
         self.transform.apply(&mut scores);
-        (label, scores)
-    }
-
-    fn label_of_two(&self, sum: f32) -> (i64, Single) {
-        let (kind, positive) = match self.all_positive && self.one_sided {
-            true => (Single::Share, sum > 0.5),
-            false => (Single::Signed, sum > 0.0),
-        };
-        // Where both classes have weights, onnxruntime's labels are not the model's, but 0 and 1.
-        let label = if self.one_sided { self.labels.of(usize::from(positive)) } else { i64::from(positive) };
-        (label, kind)
+        (class, scores)
     }
 }
