@@ -44,8 +44,9 @@ pub(super) fn split_bytes(file: Bytes) -> Result<Parts, ReadError> {
     split(Source::Memory(file), len)
 }
 
-/// Blocks up to this size are kept by the allocator when they are freed.
-const KEPT_BYTES: usize = 1 << 20;
+/// Blocks up to this size are kept by the allocator when they are freed. No more than weights of small models need: each of its arenas may
+/// hold twice as much.
+const KEPT_BYTES: usize = 256 << 10;
 
 /// Takes apart a file of `len` bytes while reading it.
 pub(super) fn split_stream(reader: &mut dyn Read, len: u64) -> Result<Parts, ReadError> {
