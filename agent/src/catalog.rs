@@ -14,6 +14,7 @@ use tokio::sync::{Mutex, watch};
 
 use crate::budget::Budget;
 use crate::config::{ModelSettings, Settings};
+use crate::loader::Loader;
 use crate::metrics::{Loading, Metrics};
 use crate::model::{Counts, ModelError, ServedModel};
 use crate::routing::Routes;
@@ -26,6 +27,7 @@ const UNLOADED: &str = "unloaded";
 pub(crate) struct Catalog {
     settings: Arc<Settings>,
     engine: Engine,
+    loader: Loader,
     budget: Budget,
     metrics: Arc<Metrics>,
     routes: Arc<Routes>,
@@ -59,7 +61,9 @@ impl Catalog {
         metrics: Arc<Metrics>,
         routes: Arc<Routes>,
     ) -> Result<Arc<Self>, ModelError> {
+        let loader = Loader::start().map_err(|source| ModelError::NoThread { name: "any".to_owned(), source })?;
         let catalog = Arc::new(Self {
+            loader,
             budget: Budget::new(settings.max_models_bytes),
             engine: engine.with_policy(settings.faults),
             settings,
@@ -203,9 +207,8 @@ impl Catalog {
         let (engine, all, budget) = (self.engine.clone(), Arc::clone(&self.settings), self.budget.clone());
         let (shared, routes) = (Arc::clone(&counts), Arc::clone(&self.routes));
         let load = move || ServedModel::load(&settings, &path, &engine, (&all, &budget, &routes), shared);
-        let loaded = tokio::task::spawn_blocking(load).await;
-        let crashed =
-            |error: tokio::task::JoinError| ModelError::Crashed { name: name.clone(), why: error.to_string() };
+        let loaded = self.loader.run(load).await;
+        let crashed = |why| ModelError::Crashed { name: name.clone(), why };
         match loaded.map_err(crashed).flatten() {
             Ok(model) => {
                 let slot = Slot { served: Some(Arc::new(model)), problem: None, counts };

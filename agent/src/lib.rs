@@ -14,6 +14,7 @@ mod cloud;
 mod config;
 mod durable;
 mod listen;
+mod loader;
 mod metrics;
 mod model;
 mod presence;
