@@ -7,6 +7,7 @@ use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::mpsc::{SyncSender, sync_channel};
 
+use hedge_engine::panic_message;
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 
@@ -33,7 +34,7 @@ impl Loader {
     pub(crate) async fn run<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> Result<T, String> {
         let (sender, done) = oneshot::channel();
         let job = move || {
-            let result = catch_unwind(AssertUnwindSafe(work)).map_err(|panic| panic_text(&*panic));
+            let result = catch_unwind(AssertUnwindSafe(work)).map_err(|panic| panic_message(&*panic));
             // Who has gone needs no word.
             let _ = sender.send(result);
         };
@@ -41,11 +42,6 @@ impl Loader {
         self.jobs.send(Box::new(job)).map_err(|_| ended())?;
         done.await.unwrap_or_else(|_| Err(ended()))
     }
-}
-
-fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
-    let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
-    text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "it panicked".to_owned())
 }
 
 #[cfg(test)]

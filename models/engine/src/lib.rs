@@ -25,7 +25,7 @@ pub mod train;
 pub mod transform;
 pub mod worker;
 
-pub use burn::optimized;
+pub use burn::{optimized, panic_message};
 pub use check::{CheckReport, OperatorUse, check};
 pub use device::{Device, DeviceChoice, DeviceInfo, DeviceKind, ProbeReport, UnknownDevice, probe, set_threads};
 pub use executor::{Executor, PrepareError, RunError, Runnable, StepTime};

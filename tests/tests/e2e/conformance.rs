@@ -69,21 +69,21 @@ fn real_models_answer_as_onnxruntime_does() {
 /// `HEDGE_GRAPHS=3000 cargo test --workspace --test e2e networks_drawn` is the long run.
 #[test]
 fn networks_drawn_at_random_answer_as_onnxruntime_does() {
-    let get = "pip install onnxruntime onnx numpy";
-    let Some(python) = Python::with(&["onnxruntime", "onnx", "numpy"], "onnxruntime", get) else { return };
-    let hedge = binaries().hedge.display().to_string();
-    let graphs = asked("HEDGE_GRAPHS").unwrap_or(GRAPHS).to_string();
-    python.run("random_graphs.py", &[&hedge, &graphs]);
+    drawn_at_random("random_graphs.py", asked("HEDGE_GRAPHS").unwrap_or(GRAPHS));
 }
 
 /// `HEDGE_TABLES=5000 cargo test --workspace --test e2e models_of_tables` is the long run.
 #[test]
 fn models_of_tables_drawn_at_random_answer_as_onnxruntime_does() {
+    drawn_at_random("random_tables.py", asked("HEDGE_TABLES").unwrap_or(TABLES));
+}
+
+/// Has a script draw so many models and compare them with onnxruntime.
+fn drawn_at_random(script: &str, models: usize) {
     let get = "pip install onnxruntime onnx numpy";
     let Some(python) = Python::with(&["onnxruntime", "onnx", "numpy"], "onnxruntime", get) else { return };
     let hedge = binaries().hedge.display().to_string();
-    let models = asked("HEDGE_TABLES").unwrap_or(TABLES).to_string();
-    python.run("random_tables.py", &[&hedge, &models]);
+    python.run(script, &[&hedge, &models.to_string()]);
 }
 
 /// The folder that `HEDGE_SHARED` names.

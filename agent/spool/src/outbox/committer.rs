@@ -289,7 +289,7 @@ impl Committer {
         let barriers = counters.barriers.fetch_add(1, Ordering::Relaxed);
         let writes = group.iter().filter_map(|command| command.write);
         self.pace.committed(writes.clone().count(), self.shared.queue().waiting().writes);
-        (self.report)(writes.map(StoreReport::Persisted).collect());
+        self.tell(writes.map(StoreReport::Persisted).collect());
         if barriers.is_multiple_of(BARRIERS_PER_LOOK) {
             self.look_at_size();
         }
@@ -318,7 +318,14 @@ impl Committer {
     fn refuse(&mut self, commands: Vec<Command>) {
         self.shared.counters.refused.fetch_add(commands.len() as u64, Ordering::Relaxed);
         let writes = commands.into_iter().filter_map(|command| command.write);
-        (self.report)(writes.map(StoreReport::NotPersisted).collect());
+        self.tell(writes.map(StoreReport::NotPersisted).collect());
+    }
+
+    /// Nobody is woken for nothing.
+    fn tell(&mut self, reports: Vec<StoreReport>) {
+        if !reports.is_empty() {
+            (self.report)(reports);
+        }
     }
 
     pub(super) fn is_full(&self) -> bool {
@@ -379,7 +386,7 @@ impl Committer {
     fn die(&mut self, why: &str) {
         self.dead = true;
         tracing::error!(why, "the outbox failed; durable requests end here");
-        (self.report)(vec![StoreReport::Failed(why.to_owned())]);
+        self.tell(vec![StoreReport::Failed(why.to_owned())]);
     }
 
     fn close(&mut self) {

@@ -131,7 +131,8 @@ fn guarded<T>(f: impl FnOnce() -> Result<T, RunError>) -> Result<T, RunError> {
         .unwrap_or_else(|panic| Err(RunError::Panic { why: panic_message(panic.as_ref()) }))
 }
 
-pub(crate) fn panic_message(panic: &(dyn std::any::Any + Send)) -> String {
+/// What a panic said.
+pub fn panic_message(panic: &(dyn std::any::Any + Send)) -> String {
     let text = panic.downcast_ref::<String>().map(String::as_str);
     text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("it panicked without a message").to_owned()
 }

@@ -6,6 +6,7 @@ use hedge_graph::passes::{Options, Report, optimize};
 use hedge_graph::{Graph, Node, ValueInfo};
 use hedge_tensor::Tensor;
 
+use super::prepare::Preparation;
 use super::{Context, Program};
 use crate::PrepareError;
 use crate::check::require_all;
@@ -22,7 +23,7 @@ pub(super) fn prepare(mut graph: Graph, context: &Context) -> Result<Program, Pr
     require_all(&graph)?;
     optimize(&mut graph, &options(context.is_plain_cpu()));
     let weights = std::mem::take(&mut graph.initializers);
-    Program::with_weights(&graph, weights, context)
+    Preparation::of_model(&graph, weights, context)
 }
 
 /// Without `integers` quantized layers stay floats: integers are computed on the host, which a GPU would wait for.

@@ -35,7 +35,7 @@ pub(super) struct Preparation<'a> {
 }
 
 impl<'a> Preparation<'a> {
-    /// `weights` are in place of the graph's initializers. Each is freed when it is packed, if nobody else holds it: the next
+    /// Of a graph whose operators are all known; `weights` are in place of its initializers. Each is freed when it is packed, if nobody else holds it: the next
     /// one that is packed then finds memory that has been touched before.
     pub(super) fn of_model(
         graph: &Graph,

@@ -1,9 +1,6 @@
 //! A graph as a list of steps over numbered slots.
 
-use std::collections::BTreeMap;
-
 use hedge_graph::Graph;
-use hedge_tensor::Tensor;
 
 use super::ops::{BoxOp, Inputs, OpError, Place};
 use super::prepare::Preparation;
@@ -53,16 +50,7 @@ impl Program {
     /// Prepares a graph as it is.
     pub(crate) fn prepare(graph: &Graph, context: &Context) -> Result<Program, PrepareError> {
         require_all(graph)?;
-        Program::with_weights(graph, graph.initializers.clone(), context)
-    }
-
-    /// Prepares a graph whose operators are all known, with `weights` as its initializers.
-    pub(super) fn with_weights(
-        graph: &Graph,
-        weights: BTreeMap<String, Tensor>,
-        context: &Context,
-    ) -> Result<Program, PrepareError> {
-        Preparation::of_model(graph, weights, context)
+        Preparation::of_model(graph, graph.initializers.clone(), context)
     }
 
     /// Runs the steps on `inputs`, in the order of the graph's inputs; a body's captured values come behind them.

@@ -65,16 +65,13 @@ fn scaler(node: &Node, _: i64) -> Result<BoxOp, OpError> {
         let columns = x.shape().last().copied().unwrap_or(1);
         check_features(offset.len(), columns, "offset")?;
         check_features(scale.len(), columns, "scale")?;
-        let at = |list: &[f32], column: usize| if list.len() == 1 { list[0] } else { list[column] };
-        let scaled = |(index, x): (usize, f64)| {
-            let column = index % columns.max(1);
-            (x as f32 - at(&offset, column)) * at(&scale, column)
-        };
+        let scaled = |(index, x): (usize, f64)| (x as f32 - offset[index % offset.len()]) * scale[index % scale.len()];
         let values: Vec<f32> = numbers(x)?.into_iter().enumerate().map(scaled).collect();
         Ok(vec![Tensor::from_vec(x.shape(), values)?])
     })
 }
 
+/// A list has one element for all features, or one for each.
 fn check_features(have: usize, columns: usize, name: &str) -> Result<(), OpError> {
     match have == 1 || have == columns {
         true => Ok(()),
@@ -119,12 +116,11 @@ fn imputer(node: &Node, _: i64) -> Result<BoxOp, OpError> {
         let x = need(inputs, 0)?;
         let columns = x.shape().last().copied().unwrap_or(1);
         check_features(values.len(), columns, "its list of values")?;
-        let value = |column: usize| if values.len() == 1 { values[0] } else { values[column] };
         let is_missing = |x: f64| x == missing || x.is_nan() && missing.is_nan();
         Ok(vec![with_elements!(x.dtype(), T => {
             let mut all = elements::<T>(x)?;
             for (index, x) in all.iter_mut().enumerate().filter(|(_, x)| is_missing(x.to_f64())) {
-                *x = T::from_f64(value(index % columns.max(1)));
+                *x = T::from_f64(values[index % values.len()]);
             }
             tensor_of(x.dtype(), x.shape(), &all)?
         })])

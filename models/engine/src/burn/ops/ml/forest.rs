@@ -5,8 +5,7 @@ use hedge_tensor::{DType, Tensor};
 
 use super::super::host::{buffer, need, room};
 use super::super::{BoxOp, Builder, OpError, on_host, size_of};
-use super::linear::Labels;
-use super::scores::{Single, Transform};
+use super::scores::{Single, Transform, labels};
 use super::trees::{Trees, optional_reals};
 use super::{Rows, rounded};
 
@@ -119,25 +118,20 @@ impl Forest {
 
     fn sums(&self, x: &Tensor) -> Result<Vec<f64>, OpError> {
         let (rows, dtype) = (Rows::of(x)?, x.dtype());
+        let join = |sum: f64, weight: f64| match self.aggregate {
+            Aggregate::Least => sum.min(weight),
+            Aggregate::Most => sum.max(weight),
+            Aggregate::Sum | Aggregate::Average => rounded(sum + weight, dtype),
+        };
+        let count = if self.aggregate == Aggregate::Average { self.trees.len() as f64 } else { 1.0 };
+        let has_base = self.base.len() == self.targets;
+        let based = |(target, sum): (usize, Option<f64>)| {
+            let mean = rounded(sum.unwrap_or(0.0) / count, dtype);
+            if has_base { rounded(mean + self.base[target], dtype) } else { mean }
+        };
         let mut all = buffer(room(DType::F64, &[rows.rows, self.targets])?)?;
         for row in rows.each() {
-            let mut sums = vec![None; self.targets];
-            self.trees.walk(row, |target, weight| {
-                let sum: &mut Option<f64> = &mut sums[target];
-                *sum = Some(match (*sum, self.aggregate) {
-                    (None, _) => weight,
-                    (Some(sum), Aggregate::Least) => sum.min(weight),
-                    (Some(sum), Aggregate::Most) => sum.max(weight),
-                    (Some(sum), _) => rounded(sum + weight, dtype),
-                });
-            })?;
-            let count = if self.aggregate == Aggregate::Average { self.trees.len() as f64 } else { 1.0 };
-            let has_base = self.base.len() == self.targets;
-            let based = |(target, sum): (usize, Option<f64>)| {
-                let mean = rounded(sum.unwrap_or(0.0) / count, dtype);
-                if has_base { rounded(mean + self.base[target], dtype) } else { mean }
-            };
-            all.extend(sums.into_iter().enumerate().map(based));
+            all.extend(self.trees.sums(row, self.targets, join)?.into_iter().enumerate().map(based));
         }
         Ok(all)
     }
@@ -147,7 +141,7 @@ impl Forest {
 /// whatever the model's are, and by the second sum alone.
 struct Classifier {
     trees: Trees,
-    labels: Labels,
+    labels: Vec<i64>,
     base: Vec<f64>,
     transform: Transform,
     /// Of two classes where all weights are of one: what their sum is.
@@ -155,7 +149,7 @@ struct Classifier {
 }
 
 fn classifier(node: &Node, _: i64) -> Result<BoxOp, OpError> {
-    let (trees, labels) = (Trees::of_lists(node, "class")?, Labels::read(node, "classlabels_int64s")?);
+    let (trees, labels) = (Trees::of_lists(node, "class")?, labels(node, "classlabels_int64s")?);
     if trees.targets() > labels.len() {
         let (used, have) = (trees.targets(), labels.len());
         return Err(OpError::new(format!("its leaves are of {used} classes, but it has labels for {have}")));
@@ -175,12 +169,12 @@ fn classifier(node: &Node, _: i64) -> Result<BoxOp, OpError> {
         let mut labels = Vec::with_capacity(rows.rows);
         let mut scores = buffer(room(DType::F32, &[rows.rows, classes])?)?;
         for row in rows.each() {
-            let sums = classifier.sums(row, x.dtype())?;
+            let sums = classifier.trees.sums(row, classes, |sum, weight| rounded(sum + weight, x.dtype()))?;
             let (class, row) = match classifier.single {
                 Some(single) => classifier.of_one_sum(&sums, single),
                 None => classifier.of_sums(&sums),
             };
-            labels.push(classifier.labels.of(class));
+            labels.push(classifier.labels[class]);
             scores.extend(row);
         }
         Ok(vec![Tensor::from_slice(&[rows.rows], &labels)?, Tensor::from_vec(&[rows.rows, classes], scores)?])
@@ -188,15 +182,6 @@ fn classifier(node: &Node, _: i64) -> Result<BoxOp, OpError> {
 }
 
 impl Classifier {
-    /// What a row's leaves give to each class; nothing where they do not name it.
-    fn sums(&self, row: &[f64], dtype: DType) -> Result<Vec<Option<f64>>, OpError> {
-        let mut sums = vec![None; self.labels.len()];
-        self.trees.walk(row, |class, weight| {
-            sums[class] = Some(sums[class].map_or(weight, |sum| rounded(sum + weight, dtype)));
-        })?;
-        Ok(sums)
-    }
-
     /// The class with the highest sum, and all scores.
     fn of_sums(&self, sums: &[Option<f64>]) -> (usize, Vec<f32>) {
         let based = |(class, sum): (usize, &Option<f64>)| match (sum, self.base.get(class)) {

@@ -6,33 +6,13 @@ use hedge_tensor::{DType, Tensor};
 use super::super::host::{buffer, need, room};
 use super::super::{BoxOp, Builder, OpError, on_host, size_of};
 use super::Rows;
-use super::scores::{Single, Transform};
+use super::scores::{Single, Transform, labels};
 
 pub(super) fn builder(op: &str) -> Option<Builder> {
     match op {
         "LinearRegressor" => Some(regressor),
         "LinearClassifier" => Some(classifier),
         _ => None,
-    }
-}
-
-/// The labels of classes.
-pub(super) struct Labels(Vec<i64>);
-
-impl Labels {
-    pub(super) fn read(node: &Node, name: &str) -> Result<Self, OpError> {
-        match node.ints(name) {
-            Some(labels) if !labels.is_empty() => Ok(Labels(labels.to_vec())),
-            _ => Err(OpError::new(format!("it has no {name}; labels that are texts are not supported"))),
-        }
-    }
-
-    pub(super) fn len(&self) -> usize {
-        self.0.len()
-    }
-
-    pub(super) fn of(&self, class: usize) -> i64 {
-        self.0[class]
     }
 }
 
@@ -86,7 +66,7 @@ fn regressor(node: &Node, _: i64) -> Result<BoxOp, OpError> {
 }
 
 fn classifier(node: &Node, _: i64) -> Result<BoxOp, OpError> {
-    let (labels, transform) = (Labels::read(node, "classlabels_ints")?, Transform::read(node)?);
+    let (labels, transform) = (labels(node, "classlabels_ints")?, Transform::read(node)?);
     let linear = Linear::read(node, node.floats("intercepts").map_or(labels.len(), <[f32]>::len))?;
     let one_for_two = linear.targets == 1 && labels.len() == 2;
     if !one_for_two && linear.targets != labels.len() {
@@ -101,9 +81,9 @@ fn classifier(node: &Node, _: i64) -> Result<BoxOp, OpError> {
         for row in rows.each() {
             let mut row = linear.of(row)?;
             chosen.push(match row.as_slice() {
-                [score] if one_for_two => labels.of(usize::from(*score > 0.0)),
+                [score] if one_for_two => labels[usize::from(*score > 0.0)],
                 [score] => i64::from(*score > 0.0),
-                several => labels.of(first_of_the_highest(several)),
+                several => labels[first_of_the_highest(several)],
             });
             if one_for_two {
                 scores.extend(transform.both(row[0], Single::Share));

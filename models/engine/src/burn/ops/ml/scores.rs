@@ -1,4 +1,4 @@
-//! What becomes of sums: probabilities, and two scores where one was computed.
+//! What becomes of sums: labels, probabilities, and two scores where one was computed.
 
 use hedge_graph::Node;
 
@@ -64,6 +64,14 @@ impl Transform {
             (_, Single::Share) => [1.0 - score, score],
             (_, Single::Signed) => [-score, score],
         }
+    }
+}
+
+/// The labels of classes.
+pub(super) fn labels(node: &Node, name: &str) -> Result<Vec<i64>, OpError> {
+    match node.ints(name) {
+        Some(labels) if !labels.is_empty() => Ok(labels.to_vec()),
+        _ => Err(OpError::new(format!("it has no {name}; labels that are texts are not supported"))),
     }
 }
 

@@ -197,16 +197,24 @@ impl Trees {
         self.leaves.iter().flatten()
     }
 
-    /// Hands over what each tree gives for a row, tree by tree.
-    pub(super) fn walk(&self, row: &[f64], mut take: impl FnMut(usize, f64)) -> Result<(), OpError> {
+    /// What the trees give to each of `targets` for a row, joined tree by tree; nothing where no leaf names it.
+    pub(super) fn sums(
+        &self,
+        row: &[f64],
+        targets: usize,
+        join: impl Fn(f64, f64) -> f64,
+    ) -> Result<Vec<Option<f64>>, OpError> {
         if row.len() < self.features {
             let (have, need) = (row.len(), self.features);
             return Err(OpError::new(format!("its rows have {have} features, but its trees ask for {need}")));
         }
+        let mut sums = vec![None; targets];
         for &root in &self.roots {
-            self.leaf(root, row)?.iter().for_each(|&(target, weight)| take(target, weight));
+            for &(target, weight) in self.leaf(root, row)? {
+                sums[target] = Some(sums[target].map_or(weight, |sum| join(sum, weight)));
+            }
         }
-        Ok(())
+        Ok(sums)
     }
 
     fn leaf(&self, root: Link, row: &[f64]) -> Result<&[(usize, f64)], OpError> {
