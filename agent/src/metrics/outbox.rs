@@ -61,7 +61,7 @@ impl OutboxMetrics {
             database_bytes: r.gauge("hedge_outbox_database_bytes", "Bytes of the database's files"),
             quarantined: r.gauge("hedge_outbox_quarantined", "Databases and payloads that are kept to be looked at"),
             full: r.gauge("hedge_outbox_disk_full", "1 while the disk has no space for new durable requests"),
-            barriers: r.gauge("hedge_outbox_barriers", "Times that the database was synced since the start"),
+            barriers: r.gauge("hedge_outbox_barriers", "Groups of rows that were synced to the disk since the start"),
         }
     }
 

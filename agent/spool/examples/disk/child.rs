@@ -22,6 +22,8 @@ use hedge_wire::{BootId, Digest, RequestId};
 const ROLE: &str = "HEDGE_DISK_CHILD";
 /// Writes in flight: a few, or so many that a barrier is for megabytes.
 const WIDTHS: [usize; 2] = [24, 96];
+/// Bytes of half a journal: so few that each group is carried over at once, few, or as many as ever.
+pub(crate) const JOURNALS: [u64; 3] = [4 << 10, 64 << 10, 8 << 20];
 /// The bit of an id that says that its bodies are large.
 const HEAVY: u8 = 0x80;
 /// Requests that wait, and results, at most.
@@ -132,8 +134,9 @@ impl Open {
 
 /// Accepts, ends and erases requests until the disk fails or the steps are done.
 fn write(store: &Path, journal: &Path, seed: u64, steps: u64) -> Result<(), String> {
-    let mut open = Open::new(config(store))?;
     let mut writer = Writer { journal: append(journal)?, random: Random(seed), ..Writer::default() };
+    let journal_bytes = JOURNALS[writer.random.below(JOURNALS.len())];
+    let mut open = Open::new(OutboxConfig { journal_bytes, ..config(store) })?;
     let width = WIDTHS[writer.random.below(2)];
     writer.heavy = writer.random.below(2) == 0;
     for saved in &open.found.saved {

@@ -26,6 +26,8 @@ const BACKLOG_PERCENT: u64 = 5;
 pub(crate) struct Churn {
     pub(crate) requests: u64,
     pub(crate) took: Duration,
+    /// Bytes written to the disk meanwhile, where the system counts them.
+    pub(crate) written: Option<u64>,
     pub(crate) largest: u64,
     /// With the backlog, and the bytes of its payloads.
     pub(crate) backlog: (u64, u64),
@@ -51,7 +53,9 @@ pub(crate) fn run(requests: u64) -> Result<Churn, String> {
             largest = largest.max(allocated(&folder).saturating_sub(reserve));
         }
     };
+    let before = written();
     mill.turn(requests, measure)?;
+    let written = written().zip(before).map(|(after, before)| after - before);
     mill.pile_up(requests * BACKLOG_PERCENT / 100)?;
     let backlog = (allocated(&folder).saturating_sub(reserve), mill.open.store.stats().payload_bytes);
     let start = mill.start_again(config)?;
@@ -63,6 +67,7 @@ pub(crate) fn run(requests: u64) -> Result<Churn, String> {
     Ok(Churn {
         requests,
         took: begun.elapsed(),
+        written,
         largest,
         backlog,
         start,
@@ -163,6 +168,12 @@ impl Mill {
     }
 }
 
+/// Bytes that this process had written to disks, as Linux counts them.
+fn written() -> Option<u64> {
+    let io = std::fs::read_to_string("/proc/self/io").ok()?;
+    io.lines().find_map(|line| line.strip_prefix("write_bytes: "))?.parse().ok()
+}
+
 /// Bytes of blocks below a folder.
 fn allocated(folder: &Path) -> u64 {
     use std::os::unix::fs::MetadataExt as _;
@@ -187,6 +198,9 @@ impl Churn {
 impl fmt::Display for Churn {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mib = |bytes: u64| bytes as f64 / f64::from(1 << 20);
+        if let Some(written) = self.written {
+            writeln!(f, "{} bytes written to the disk for each request", written / self.requests.max(1))?;
+        }
         write!(
             f,
             "{} requests accepted, answered and erased: at most {:.1} MiB on disk beside the reserve (bound {:.0}); with a backlog \

@@ -105,8 +105,12 @@ fn flip(folder: &Path, random: &mut Random) -> Result<(String, String), String> 
     let mut kinds: BTreeMap<String, Vec<PathBuf>> = BTreeMap::new();
     files(folder, folder, &mut kinds)?;
     let names: Vec<&String> = kinds.keys().collect();
-    // The database is what most bytes are in.
-    let kind = if random.below(2) == 0 { "database/db".to_owned() } else { names[random.below(names.len())].clone() };
+    // The database and the journal are what most bytes are in.
+    let kind = match random.below(4) {
+        0 => "database/db".to_owned(),
+        1 => "journal-*".to_owned(),
+        _ => names[random.below(names.len())].clone(),
+    };
     let files = &kinds[&kind];
     let path = &files[random.below(files.len())];
     let mut content = fs::read(path).map_err(|error| error.to_string())?;
@@ -125,7 +129,7 @@ fn flip(folder: &Path, random: &mut Random) -> Result<(String, String), String> 
     Ok((kind, format!("bit {bit} of byte {byte} of {name}")))
 }
 
-/// Files by kind: those of a folder are one, sled's snapshots are one.
+/// Files by kind: those of a folder are one, sled's snapshots are one, the halves of the journal are one.
 fn files(root: &Path, folder: &Path, kinds: &mut BTreeMap<String, Vec<PathBuf>>) -> Result<(), String> {
     for file in fs::read_dir(folder).map_err(|error| error.to_string())? {
         let path = file.map_err(|error| error.to_string())?.path();
@@ -140,6 +144,7 @@ fn files(root: &Path, folder: &Path, kinds: &mut BTreeMap<String, Vec<PathBuf>>)
             name if name.starts_with("bodies/") => "bodies/*",
             name if name.starts_with("slots/") => "slots/*",
             name if name.starts_with("database/snap") => "database/snap*",
+            name if name.starts_with("journal-") => "journal-*",
             name => name,
         };
         kinds.entry(kind.to_owned()).or_default().push(path);

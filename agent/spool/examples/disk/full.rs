@@ -60,9 +60,10 @@ pub(crate) fn run(fills: u64, seed: u64) -> Result<Full, String> {
 }
 
 fn one(folder: &Path, fill: u64, random: &mut Random, outcome: &mut Full) -> Result<(), String> {
-    // Half of them so that sled itself runs into the end of the disk.
+    // Half of them so that the journal or sled itself runs into the end of the disk.
     let least_free_bytes = if fill.is_multiple_of(2) { 0 } else { 1 << 20 };
-    let config = OutboxConfig { least_free_bytes, ..child::config(&folder.join("store")) };
+    let journal_bytes = child::JOURNALS[fill as usize / 2 % child::JOURNALS.len()];
+    let config = OutboxConfig { least_free_bytes, journal_bytes, ..child::config(&folder.join("store")) };
     let mut open = Open::new(config.clone())?;
     let mut script = Script::default();
     let filler = folder.join("filler");

@@ -1,11 +1,13 @@
 //! The outbox's thread: gathers changes into groups, has each group survive by one barrier, and reports.
 //!
 //! ```text
-//! queue ─ group ─ large bodies to files ─ table ─ database ─ barrier ─ ledger ─ reports
-//!                        │                            │
-//!                        └── no space ────────────────┴─ undone, the reserve released, the database opened anew:
-//!                                                        insertions are refused, the rest is tried once more
+//! queue ─ group ─ large bodies to files ─ table ─ journal, synced ─ ledger ─ reports
+//!                        │                           │
+//!                        └── no space ───────────────┴─ undone, the reserve released:
+//!                                                       insertions are refused, the rest is tried once more
 //! ```
+//!
+//! The journal is carried over into the database when half of it is full, and after a second (checkpoint.rs).
 //!
 //! Where the disk is full, new requests are refused and what was accepted goes on in what the reserve held. Once a second
 //! the reserve is tried to be had again; from then on new requests are taken.
@@ -15,12 +17,13 @@
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, PoisonError, RwLockWriteGuard};
+use std::sync::{Arc, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use hedge_agent_core::outbox::{Change, Ending};
 
+use super::checkpoint;
 use super::database::Fault;
 use super::ledger::Ledger;
 use super::pace::Pace;
@@ -34,12 +37,10 @@ use super::{Shared, StoreReport};
 use crate::audits::AuditQueue;
 use crate::store::panic_text;
 
-/// How often a full disk is looked at, and what was appended to the ledger is synced.
+/// How often a full disk is looked at, what was appended to the ledger is synced, and the journal is carried over.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// Attempts at a group: as it is, when the audits have given way, and without new requests.
 const TRIES: usize = 3;
-/// How often the size of the database is looked at.
-const BARRIERS_PER_LOOK: u64 = 64;
 
 #[derive(Default)]
 pub(super) struct Counters {
@@ -66,7 +67,8 @@ pub(super) fn start(
         let places = Places::new(&shared.config.path);
         let pace = Pace::default();
         let look_at = Instant::now();
-        let mut committer = Committer { shared, places, ledger, reserve, report, pace, look_at, dead: false };
+        let mut committer =
+            Committer { shared, places, ledger, reserve, report, pace, look_at, checkpoint: None, dead: false };
         // Nobody else would tell those who wait for a report.
         if let Err(panic) = catch_unwind(AssertUnwindSafe(|| committer.run())) {
             committer.die(&format!("the outbox's thread panicked: {}", panic_text(&*panic)));
@@ -82,13 +84,16 @@ pub(super) struct Committer {
     pub(super) reserve: Reserve,
     report: Report,
     pace: Pace,
-    /// When to look after the disk and the ledger.
+    /// When to look after the disk, the ledger and the journal.
     look_at: Instant,
+    /// What is being carried over from the journal.
+    pub(super) checkpoint: Option<checkpoint::Running>,
     dead: bool,
 }
 
 enum Work {
     Group(Vec<Command>),
+    Checkpointed,
     Look,
     Reopen,
     Close,
@@ -99,6 +104,7 @@ impl Committer {
         while !self.dead {
             match self.next() {
                 Work::Group(group) => self.commit(group),
+                Work::Checkpointed => self.checkpointed(),
                 Work::Look => self.look(),
                 Work::Reopen => self.reopen_for_a_reader(),
                 Work::Close => return,
@@ -110,8 +116,10 @@ impl Committer {
         let mut queue = self.shared.queue();
         loop {
             let now = Instant::now();
-            let look_at =
-                (self.is_full() || self.ledger.is_behind() || !self.ledger.is_synced()).then_some(self.look_at);
+            let look_at = self.has_to_look().then_some(self.look_at);
+            if queue.checkpoint_ended {
+                return Work::Checkpointed;
+            }
             // Before the groups, which may follow one another without a pause.
             if look_at.is_some_and(|at| at <= now) && !queue.closing {
                 return Work::Look;
@@ -135,34 +143,28 @@ impl Committer {
         }
     }
 
+    fn has_to_look(&self) -> bool {
+        self.is_full() || self.ledger.is_behind() || !self.ledger.is_synced() || !self.shared.journal.is_empty()
+    }
+
     fn commit(&mut self, group: Vec<Command>) {
         let mut group = self.admitted(group);
         if group.is_empty() {
             return;
         }
-        for attempt in 1..=TRIES {
+        for _ in 0..TRIES {
             let fault = match self.attempt(&group) {
                 Ok(()) => return self.committed(&group),
                 Err(fault) => fault,
             };
             self.remove_unnamed(&group);
             match fault {
-                Fault::Disk(why) => return self.die(&why),
+                Fault::Disk(why) | Fault::Broken(why) => return self.die(&why),
                 Fault::Full(_) if self.audits_give_way() => {}
                 Fault::Full(why) => {
                     self.become_full(&why);
                     group = self.refuse_insertions(group);
                 }
-                Fault::Broken(why) if attempt == TRIES => return self.die(&why),
-                Fault::Broken(why) => tracing::warn!(why, "the outbox's database failed; opening it anew"),
-            }
-            match self.reopen() {
-                Err(Fault::Full(why)) => {
-                    self.become_full(&why);
-                    break;
-                }
-                Err(fault) => return self.die(&fault.to_string()),
-                Ok(()) => {}
             }
         }
         self.give_up(group);
@@ -200,22 +202,23 @@ impl Committer {
     }
 
     /// Whether audits were dropped to make room.
-    fn audits_give_way(&self) -> bool {
+    pub(super) fn audits_give_way(&self) -> bool {
         let audits = self.shared.config.audits.as_ref().filter(|audits| audits.stats().waiting > 0);
         audits.map(AuditQueue::shed).is_some()
     }
 
     /// Everything up to the barrier; where it fails nothing of it is left in the table.
     fn attempt(&mut self, group: &[Command]) -> Result<(), Fault> {
+        self.make_room(group.iter().map(Command::journal_bytes).sum())?;
         self.write_files(group)?;
         self.keep_poisoned(group);
-        let steps = {
+        let (barrier, steps) = {
             let mut table = self.shared.table();
-            table.next_barrier();
+            let barrier = table.next_barrier();
             let step = |command: &Command| table.change(&command.change, command.payload.as_ref());
-            group.iter().map(step).collect::<Vec<Step>>()
+            (barrier, group.iter().map(step).collect::<Vec<Step>>())
         };
-        if let Err(fault) = self.write(&steps) {
+        if let Err(fault) = self.shared.journal.append(barrier, &steps) {
             self.shared.table().undo(steps);
             return Err(fault);
         }
@@ -249,30 +252,12 @@ impl Committer {
         }
     }
 
-    fn write(&self, steps: &[Step]) -> Result<(), Fault> {
-        let slot = self.shared.database.write().unwrap_or_else(PoisonError::into_inner);
-        let database = slot.as_ref().ok_or_else(|| Fault::Broken("the database is not open".into()))?;
-        let mut unsynced = 0;
-        for step in steps {
-            unsynced = step.bytes().saturating_add(unsynced);
-            if unsynced > database.portion() {
-                database.barrier()?;
-                unsynced = step.bytes();
-            }
-            step.puts.iter().try_for_each(|(key, value)| database.put(key, value))?;
-            step.removes.iter().try_for_each(|key| database.remove(key))?;
-        }
-        // Readers may go on while the disk works.
-        let slot = RwLockWriteGuard::downgrade(slot);
-        slot.as_ref().map_or(Ok(()), |database| database.barrier())
-    }
-
     fn tell_ledger(&mut self, steps: &[Step]) -> Result<(), Fault> {
-        let records: Vec<u8> = steps.iter().filter_map(|step| step.record.as_deref()).flatten().copied().collect();
+        let records: Vec<&[u8]> = steps.iter().filter_map(|step| step.record.as_deref()).collect();
         if self.ledger.is_synced() && !self.is_full() {
             self.look_at = Instant::now() + LOOK_EVERY;
         }
-        self.ledger.append(&records).map_err(|error| ledger_fault(&error))?;
+        self.ledger.append(&records.concat()).map_err(|error| ledger_fault(&error))?;
         let is_long = self.ledger.is_long(self.shared.table().len());
         if is_long && !self.is_full() { self.renew_ledger() } else { Ok(()) }
     }
@@ -286,12 +271,15 @@ impl Committer {
     fn committed(&mut self, group: &[Command]) {
         let counters = &self.shared.counters;
         counters.changes.fetch_add(group.len() as u64, Ordering::Relaxed);
-        let barriers = counters.barriers.fetch_add(1, Ordering::Relaxed);
+        counters.barriers.fetch_add(1, Ordering::Relaxed);
         let writes = group.iter().filter_map(|command| command.write);
         self.pace.committed(writes.clone().count(), self.shared.queue().waiting().writes);
         self.tell(writes.map(StoreReport::Persisted).collect());
-        if barriers.is_multiple_of(BARRIERS_PER_LOOK) {
-            self.look_at_size();
+    }
+
+    fn checkpointed(&mut self) {
+        if let Err(fault) = self.end_checkpoint() {
+            self.die(&fault.to_string());
         }
     }
 
@@ -332,7 +320,7 @@ impl Committer {
         self.shared.counters.full.load(Ordering::Relaxed)
     }
 
-    fn become_full(&mut self, why: &str) {
+    pub(super) fn become_full(&mut self, why: &str) {
         if !self.shared.counters.full.swap(true, Ordering::Relaxed) {
             tracing::warn!(why, "the disk is full: no new durable requests until there is space");
         }
@@ -349,7 +337,7 @@ impl Committer {
         }
         let told = if self.ledger.is_behind() { self.renew_ledger() } else { Ok(()) };
         let synced = self.ledger.sync().map_err(|error| ledger_fault(&error));
-        if let Err(fault) = told.and(synced) {
+        if let Err(fault) = told.and(synced).and_then(|()| self.begin_checkpoint_in_time()) {
             self.die(&fault.to_string());
         }
     }
@@ -359,8 +347,7 @@ impl Committer {
         let config = &self.shared.config;
         let wanted = self.reserve.bytes().saturating_add(config.least_free_bytes.saturating_mul(2));
         let enough = !self.lacks(wanted);
-        let is_open = self.shared.database.read().unwrap_or_else(PoisonError::into_inner).is_some();
-        if !enough || !(is_open || self.reopen().is_ok()) {
+        if !enough || !(self.shared.is_open() || self.reopen().is_ok()) {
             return;
         }
         match self.reserve.take() {
@@ -374,10 +361,8 @@ impl Committer {
     }
 
     fn reopen_for_a_reader(&mut self) {
-        match self.reopen() {
-            Err(Fault::Full(why)) => self.become_full(&why),
-            Err(fault) => self.die(&fault.to_string()),
-            Ok(()) => {}
+        if let Err(fault) = self.reopen_or_be_full() {
+            self.die(&fault.to_string());
         }
         self.shared.queue().reopen = false;
         self.shared.wake.notify_all();
@@ -396,8 +381,13 @@ impl Committer {
             queue.reopen = false;
         }
         self.shared.wake.notify_all();
-        if !self.dead {
-            // What it lacks is made good at the next start.
+        if self.dead {
+            let _ = self.wait_for_checkpoint();
+        } else {
+            // What is missing in either is made good at the next start.
+            if let Err(fault) = self.checkpoint_all() {
+                tracing::warn!(%fault, "the outbox's journal was not carried over");
+            }
             let _ = self.ledger.sync();
         }
         let database = self.shared.database.write().unwrap_or_else(PoisonError::into_inner).take();

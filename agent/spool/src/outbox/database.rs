@@ -27,6 +27,7 @@ use std::path::Path;
 
 use hedge_wire::RequestId;
 
+use super::journal::Entry;
 use super::key::Key;
 use super::part::{self, Part};
 use super::row::{self, Account, Record, Row};
@@ -35,6 +36,8 @@ use crate::store::{Flushing, Store, StoreError, from_io};
 
 /// The most bytes that are written between two barriers where writes are not synchronous.
 const PORTION: usize = 64 * 1024;
+/// What a removal counts for, in bytes written: now and then it costs a page.
+const REMOVAL: usize = 512;
 
 /// The open database.
 pub(super) struct Database {
@@ -90,9 +93,22 @@ impl Database {
         Ok(database)
     }
 
-    /// The most bytes that may be written between two barriers.
-    pub(super) fn portion(&self) -> usize {
-        self.portion
+    /// Writes changes of the journal, in their order.
+    pub(super) fn apply(&self, entries: &[Entry]) -> Result<(), Fault> {
+        let mut unsynced: usize = 0;
+        for Entry { key, value, .. } in entries {
+            match value {
+                Some(value) => self.put(key, value)?,
+                None => self.remove(key)?,
+            }
+            unsynced = unsynced.saturating_add(value.as_ref().map_or(REMOVAL, Vec::len));
+            if unsynced >= self.portion {
+                self.barrier()?;
+                unsynced = 0;
+            }
+        }
+        // What the next ones add is counted from here.
+        if unsynced > 0 && self.portion < usize::MAX { self.barrier() } else { Ok(()) }
     }
 
     pub(super) fn put(&self, key: &Key, value: &[u8]) -> Result<(), Fault> {
@@ -111,10 +127,7 @@ impl Database {
 
     /// A part, without the row that may be behind it; none if it is missing or damaged.
     pub(super) fn part(&self, key: &Key) -> Result<Option<Vec<u8>>, StoreError> {
-        let Some(mut value) = self.store.read(&key.bytes())? else { return Ok(None) };
-        let length = part::split(&value).0.len();
-        value.truncate(length);
-        Ok(is_part(key, &value).then_some(value))
+        Ok(self.store.read(&key.bytes())?.and_then(|value| part_of(key, value)))
     }
 
     pub(super) fn disk_bytes(&self) -> Result<u64, StoreError> {
@@ -188,6 +201,13 @@ fn write_through(file: &File) -> bool {
 #[cfg(not(target_os = "linux"))]
 fn write_through(_: &File) -> bool {
     false
+}
+
+/// The part in the value of a key, without the row that may be behind it; none if it is damaged.
+pub(super) fn part_of(key: &Key, mut value: Vec<u8>) -> Option<Vec<u8>> {
+    let length = part::split(&value).0.len();
+    value.truncate(length);
+    is_part(key, &value).then_some(value)
 }
 
 fn is_part(key: &Key, value: &[u8]) -> bool {

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! outbox/lock                   held by the process that uses the folder
+//! outbox/journal-0, -1          what was accepted last (journal/)
 //! outbox/database/              sled: a row for each request (row.rs), and bodies of up to 64 KiB (part.rs) under key.rs
 //! outbox/ledger                 the rows once more (ledger.rs)
 //! outbox/bodies/                larger bodies (files.rs)
@@ -29,7 +30,7 @@ use std::path::PathBuf;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock};
 use std::thread::JoinHandle;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use hedge_agent_core::outbox::{self, Change, Ending, ResultHead, Saved, UnderWay, WriteId};
@@ -38,6 +39,7 @@ use hedge_wire::{BootId, RequestId};
 use self::committer::Counters;
 use self::database::Database;
 use self::files::Files;
+use self::journal::{Journal, Last};
 use self::marks::Marks;
 use self::quarantine::Quarantine;
 use self::queue::{Command, Queue};
@@ -46,10 +48,12 @@ use self::table::Table;
 use crate::audits::AuditQueue;
 use crate::lock::LockError;
 
+mod checkpoint;
 mod committer;
 mod compare;
 mod database;
 mod files;
+mod journal;
 mod key;
 mod ledger;
 mod marks;
@@ -81,6 +85,11 @@ pub struct OutboxConfig {
     pub path: PathBuf,
     /// The most bytes of payloads; beyond it a new request finds no space.
     pub max_bytes: u64,
+    /// Bytes of each half of the journal, which is carried over into the database when it is full. A group of changes is in one half,
+    /// however large.
+    pub journal_bytes: u64,
+    /// How long a change stays in the journal, if it is not full before. What is over until then never reaches the database.
+    pub journal_for: Duration,
     /// Space held back on the disk so that accepted requests can end when it is full.
     pub reserve_bytes: u64,
     /// With less than that on the disk it counts as full.
@@ -100,6 +109,8 @@ impl OutboxConfig {
         Self {
             path,
             max_bytes: 256 * 1024 * 1024,
+            journal_bytes: 8 * 1024 * 1024,
+            journal_for: Duration::from_secs(1),
             reserve_bytes: 16 * 1024 * 1024,
             least_free_bytes: 4 * 1024 * 1024,
             max_quarantine_bytes: 64 * 1024 * 1024,
@@ -241,9 +252,9 @@ pub struct OutboxStats {
     pub quarantined: u64,
     /// Whether the disk is full: no new request is taken.
     pub full: bool,
-    /// Barriers.
+    /// Groups of changes that were synced.
     pub barriers: u64,
-    /// Changes that survived one.
+    /// Changes in them.
     pub changes: u64,
     /// Writes that found no space.
     pub refused: u64,
@@ -270,6 +281,7 @@ pub(in crate::outbox) struct Shared {
     queue: Mutex<Queue>,
     wake: Condvar,
     table: Mutex<Table>,
+    journal: Journal,
     /// Locked for writing while anything is written to it. None while it cannot be opened.
     database: RwLock<Option<Database>>,
     files: Files,
@@ -306,6 +318,7 @@ impl OutboxStore {
             queue: Mutex::new(Queue::new(config.max_bytes)),
             wake: Condvar::new(),
             table: Mutex::new(opened.table),
+            journal: opened.journal,
             database: RwLock::new(Some(opened.database)),
             files: opened.files,
             quarantine: opened.quarantine,
@@ -422,13 +435,22 @@ impl Shared {
         }
         let bytes = match &row.body.file {
             Some(file) => self.files.read(file, row.body.length).map_err(|error| error.to_string())?,
-            None => {
-                let database = self.database.read().unwrap_or_else(PoisonError::into_inner);
-                let database = database.as_ref().ok_or("there is no space for the database")?;
-                assemble(row, |key| database.part(key).map_err(|error| error.to_string()))?
-            }
+            None => assemble(row, |key| self.part(key))?,
         };
         Ok(bytes.filter(|bytes| row.body.is(bytes)))
+    }
+
+    /// A part of a body; none if it is missing or damaged.
+    fn part(&self, key: &key::Key) -> Result<Option<Vec<u8>>, String> {
+        match self.journal.last(key) {
+            Last::Value(value) => Ok(database::part_of(key, value)),
+            Last::Gone => Ok(None),
+            Last::Elsewhere => {
+                let database = self.database.read().unwrap_or_else(PoisonError::into_inner);
+                let database = database.as_ref().ok_or("there is no space for the database")?;
+                database.part(key).map_err(|error| error.to_string())
+            }
+        }
     }
 
     fn stats(&self) -> OutboxStats {

@@ -12,9 +12,11 @@ use std::collections::HashSet;
 use std::fs;
 use std::io;
 
+use super::checkpoint;
 use super::compare::{self, Unnamed};
 use super::database::{Database, Fault, Scan};
 use super::files::Files;
+use super::journal::Journal;
 use super::key::Key;
 use super::ledger::{Evidence, Ledger};
 use super::quarantine::Quarantine;
@@ -30,6 +32,7 @@ use crate::store::{StoreError, remove_any};
 /// An outbox that is whole.
 pub(super) struct Opened {
     pub(super) database: Database,
+    pub(super) journal: Journal,
     pub(super) table: Table,
     pub(super) ledger: Ledger,
     pub(super) files: Files,
@@ -72,6 +75,7 @@ struct Opening<'a> {
     places: Places,
     files: Files,
     quarantine: Quarantine,
+    journal: Journal,
     evidence: Evidence,
 }
 
@@ -88,6 +92,7 @@ impl<'a> Opening<'a> {
             places,
             files: Files::open(config.path.join("bodies"))?,
             quarantine: Quarantine::new(config.path.join("quarantine"), config.max_quarantine_bytes),
+            journal: Journal::open(&config.path, config.journal_bytes)?,
             evidence: Evidence::read(&config.path.join("ledger")),
         })
     }
@@ -102,6 +107,8 @@ impl<'a> Opening<'a> {
             }
         };
         remove_any(&self.places.before())?;
+        // The database has all of it now.
+        self.journal.clear_all()?;
         if self.evidence.damaged > 0 {
             whole.damage.push(Damage::Ledger { records: self.evidence.damaged });
         }
@@ -112,7 +119,8 @@ impl<'a> Opening<'a> {
         let reserve = Reserve::open(&self.config.path, self.config.reserve_bytes)?;
         let saved = table.rows().into_iter().map(Row::saved).collect();
         let found = Found { saved, damage, under_way: None };
-        Ok(Opened { database, table, ledger, files: self.files, reserve, quarantine: self.quarantine, found })
+        let Self { files, quarantine, journal, .. } = self;
+        Ok(Opened { database, journal, table, ledger, files, reserve, quarantine, found })
     }
 
     fn open_with(&self, room: Room) -> Result<Whole, Failed> {
@@ -120,7 +128,7 @@ impl<'a> Opening<'a> {
             return self.salvage("opening it did not come to an end".to_owned());
         }
         let is_new = !self.places.database().exists();
-        if is_new && self.evidence.newest.serial > 0 {
+        if is_new && (self.evidence.newest.serial > 0 || !self.journal.is_empty()) {
             return self.salvage("it is not there".to_owned());
         }
         match self.copy_before(room).map_err(InPlace::from).and_then(|()| self.open_in_place()) {
@@ -154,6 +162,7 @@ impl<'a> Opening<'a> {
 
     fn open_in_place(&self) -> Result<(Database, Scan, Vec<Row>), InPlace> {
         let database = Database::open(&self.places.database())?;
+        checkpoint::replay(&self.journal, &database)?;
         let scan = database.scan()?;
         let has_file = |row: &Row| has_file(&self.files, row);
         let rows = compare::sound(&scan, &self.evidence, has_file).map_err(InPlace::Damaged)?;
@@ -163,7 +172,8 @@ impl<'a> Opening<'a> {
     /// A new database of all that can be found, the old one to the quarantine.
     fn salvage(&self, why: String) -> Result<Whole, Failed> {
         let mut found = raw::Found::default();
-        for path in [self.places.before(), self.places.database()] {
+        let journal = self.journal.paths().iter().cloned();
+        for path in [self.places.before(), self.places.database()].into_iter().chain(journal) {
             if path.exists() {
                 found.search(&path)?;
             }
@@ -240,6 +250,15 @@ impl From<StoreError> for InPlace {
     fn from(error: StoreError) -> Self {
         match error {
             StoreError::Full(why) => Self::Full(why),
+            other => Self::Damaged(other.to_string()),
+        }
+    }
+}
+
+impl From<Fault> for InPlace {
+    fn from(fault: Fault) -> Self {
+        match fault {
+            Fault::Full(why) => Self::Full(why),
             other => Self::Damaged(other.to_string()),
         }
     }

@@ -9,10 +9,13 @@ use hedge_agent_core::outbox::{Change, Ending, WriteId};
 
 use super::Shared;
 use super::pace::Waiting;
+use super::part::INLINE_BYTES;
 
 /// Bytes of payloads and answers in a group, and changes; more wait for the next.
 const MAX_GROUP_BYTES: u64 = 4 * 1024 * 1024;
 const MAX_GROUP: usize = 512;
+/// What a change takes in the journal beside a body: heads of its parts, a row, an account, removals.
+const ENTRIES_COST: usize = 4 * 1024;
 /// The longest that a reader waits for a database that is opened anew.
 const REOPEN_PATIENCE: Duration = Duration::from_secs(2);
 
@@ -36,6 +39,8 @@ pub(super) struct Queue {
     waiting: Waiting,
     /// With so many writes the thread is to be woken; before that with the first of a kind.
     pub(super) wake_at: usize,
+    /// A checkpoint is made, or failed.
+    pub(super) checkpoint_ended: bool,
     /// A reader found the database unusable.
     pub(super) reopen: bool,
     /// Nothing more is taken.
@@ -45,6 +50,12 @@ pub(super) struct Queue {
 impl Command {
     pub(super) fn is_insertion(&self) -> bool {
         matches!(self.change, Change::Insert(_))
+    }
+
+    /// What it takes in the journal at the most.
+    pub(super) fn journal_bytes(&self) -> u64 {
+        let body = self.body().len();
+        (if body > INLINE_BYTES { 0 } else { body } + ENTRIES_COST) as u64
     }
 
     /// The payload or the answer that it brings.

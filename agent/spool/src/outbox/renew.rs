@@ -1,7 +1,8 @@
 //! The database of a running outbox, opened anew after a fault, or written anew because it has grown too large.
 //!
 //! After a fault sled takes nothing any more, and what it holds is not known: it may have more than was reported, or less.
-//! The table knows what was: what the database has beyond it is removed, and what it lacks is found in its raw bytes.
+//! The table knows what was: what the database lacks comes from the journal or is found in raw bytes, what it has beyond the
+//! table is removed.
 
 use std::collections::HashSet;
 use std::io;
@@ -9,6 +10,7 @@ use std::path::Path;
 use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
 
+use super::checkpoint;
 use super::committer::Committer;
 use super::database::{Database, Fault, Scan};
 use super::key::Key;
@@ -22,23 +24,22 @@ const COMPACT_TIMES: u64 = 4;
 const ROW_COST: u64 = 512;
 
 impl Committer {
-    /// Closes the database and opens it again with what the table says.
+    /// Closes the database and opens it again with what the table says; then the journal is empty.
     pub(super) fn reopen(&mut self) -> Result<(), Fault> {
+        // Whatever stood in its way is met again, or is gone.
+        let _ = self.wait_for_checkpoint();
         self.shared.counters.reopened.fetch_add(1, Ordering::Relaxed);
         let mut slot = self.shared.database.write().unwrap_or_else(PoisonError::into_inner);
         if let Some(broken) = slot.take() {
             // How it takes that does not matter: it is read anew.
             let _ = broken.close();
         }
-        let database = match Database::open(&self.places.database()).and_then(|database| {
-            let scan = database.scan()?;
-            Ok((database, scan))
-        }) {
+        let database = match self.open_and_replay() {
             Ok((database, scan)) if self.has_all(&scan) => {
                 self.remove_surplus(&database, &scan)?;
                 database
             }
-            Err(crate::store::StoreError::Full(why)) => return Err(Fault::Full(why)),
+            Err(full @ Fault::Full(_)) => return Err(full),
             Err(error) => {
                 tracing::warn!(%error, "the outbox's database does not open again; writing it anew");
                 self.salvage()?
@@ -50,7 +51,15 @@ impl Committer {
             }
         };
         *slot = Some(database);
-        Ok(())
+        drop(slot);
+        Ok(self.shared.journal.clear_all()?)
+    }
+
+    fn open_and_replay(&self) -> Result<(Database, Scan), Fault> {
+        let database = Database::open(&self.places.database())?;
+        checkpoint::replay(&self.shared.journal, &database)?;
+        let scan = database.scan()?;
+        Ok((database, scan))
     }
 
     fn has_all(&self, scan: &Scan) -> bool {
@@ -76,10 +85,11 @@ impl Committer {
         database.barrier()
     }
 
-    /// A new database from the raw bytes of the old one.
+    /// A new database from the raw bytes of the old one and of the journal.
     fn salvage(&self) -> Result<Database, Fault> {
         let mut found = raw::Found::default();
         found.search(&self.places.database())?;
+        self.shared.journal.paths().iter().try_for_each(|path| found.search(path))?;
         let rows = self.build(|key| Ok(found.part(key)?))?;
         self.put_in_place(&rows, |old| self.shared.quarantine.take(old, "database").map(drop))
     }
@@ -99,7 +109,8 @@ impl Committer {
         Ok(Database::open(&self.places.database())?)
     }
 
-    pub(super) fn look_at_size(&mut self) {
+    /// Writes the database anew where it has grown too large for what it holds.
+    pub(super) fn look_at_size(&mut self) -> Result<(), Fault> {
         let slot = self.shared.database.read().unwrap_or_else(PoisonError::into_inner);
         let bytes = slot.as_ref().and_then(|database| database.disk_bytes().ok()).unwrap_or(0);
         drop(slot);
@@ -107,11 +118,13 @@ impl Committer {
         let held = self.shared.table().held();
         let holds = held.payload_bytes + held.answer_bytes + (held.waiting + held.results) * ROW_COST;
         if bytes <= COMPACT_FROM.max(holds.saturating_mul(COMPACT_TIMES)) || self.is_full() {
-            return;
+            return Ok(());
         }
+        self.checkpoint_all()?;
         if let Err(fault) = self.compact() {
             tracing::warn!(%fault, "the outbox's database was not made smaller");
         }
+        Ok(())
     }
 
     /// Writes the database anew, as small as what it holds. Where there is no space for that, the old one stays.

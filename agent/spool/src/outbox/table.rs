@@ -20,9 +20,6 @@ use super::key::{Key, Side};
 use super::part::{self, INLINE_BYTES};
 use super::row::{self, Account, Body, How, Row, State};
 
-/// What a removal counts for, in bytes written.
-const REMOVAL: usize = 512;
-
 /// The rows, and counts of them.
 #[derive(Default)]
 pub(super) struct Table {
@@ -55,11 +52,6 @@ pub(super) struct Step {
 }
 
 impl Step {
-    /// About what it writes; taking something out costs a page now and then.
-    pub(super) fn bytes(&self) -> usize {
-        self.puts.iter().map(|(_, value)| value.len()).sum::<usize>() + self.removes.len() * REMOVAL
-    }
-
     /// The file that the row named before, which may be named no more.
     pub(super) fn released(&self) -> Option<[u8; 32]> {
         self.undo.as_ref()?.1.as_ref()?.body.file
@@ -103,9 +95,10 @@ impl Table {
         self.files.contains_key(file)
     }
 
-    /// From now on, changes are to survive by a further barrier.
-    pub(super) fn next_barrier(&mut self) {
+    /// From now on, changes are to survive by a further barrier, which has this number.
+    pub(super) fn next_barrier(&mut self) -> u64 {
         self.account.barrier += 1;
+        self.account.barrier
     }
 
     /// The account once more, newer than any row: for a database from which something was removed by force.

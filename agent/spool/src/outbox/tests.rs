@@ -242,12 +242,15 @@ fn audits_that_pile_up_refuse_no_durable_work() {
 #[test]
 fn an_fsync_that_fails_is_told_once_and_ends_it() {
     let folder = TempDir::new().unwrap();
-    let mut bench = Bench::open(folder.path());
-    bench.insert(1, b"before");
-    bench.store.running.shared.database.write().unwrap().as_mut().unwrap().break_fsync();
+    Bench::open(folder.path()).insert(1, b"before");
+    // It takes every byte, and refuses fsync.
+    let journal = folder.path().join("outbox/journal-0");
+    fs::remove_file(&journal).unwrap();
+    std::os::unix::fs::symlink("/dev/null", journal).unwrap();
+    let bench = Bench::open(folder.path());
     bench.store.persist(WriteId(7), Change::Insert(head(2)), Some(Bytes::from_static(b"in doubt")));
     let report = bench.reports.recv_timeout(PATIENCE).unwrap();
-    assert!(matches!(&report, StoreReport::Failed(why) if why.starts_with("fsync of the outbox's database failed")));
+    assert!(matches!(&report, StoreReport::Failed(why) if why.starts_with("fsync of the outbox's journal failed")));
     bench.store.persist(WriteId(8), Change::Insert(head(3)), Some(Bytes::from_static(b"too late")));
     bench.store.close();
     assert!(bench.reports.try_recv().is_err());
@@ -255,6 +258,56 @@ fn an_fsync_that_fails_is_told_once_and_ends_it() {
     let bench = Bench::open(folder.path());
     assert_eq!(bench.found.saved[0], Saved::Entry(head(1)));
     assert!(!bench.found.saved.contains(&Saved::Entry(head(3))));
+}
+
+#[test]
+fn an_fsync_that_fails_after_what_was_accepted_ends_it_too_and_costs_nothing() {
+    let folder = TempDir::new().unwrap();
+    let mut bench = Bench::open(folder.path());
+    bench.store.running.shared.database.write().unwrap().as_mut().unwrap().break_fsync();
+    assert!(bench.insert(1, b"accepted"));
+    let report = bench.reports.recv_timeout(PATIENCE).unwrap();
+    assert!(matches!(&report, StoreReport::Failed(why) if why.starts_with("fsync of the outbox's database failed")));
+    drop(bench);
+    let bench = Bench::open(folder.path());
+    assert_eq!((&bench.found.saved, &bench.found.damage), (&vec![Saved::Entry(head(1))], &vec![]));
+    assert_eq!(bench.store.payload(&id(1)).unwrap().unwrap(), "accepted");
+}
+
+#[test]
+fn what_is_over_before_the_journal_is_carried_over_never_reaches_the_database() {
+    let folder = TempDir::new().unwrap();
+    let mut bench = Bench::with(OutboxConfig { journal_for: Duration::MAX, ..config(folder.path()) });
+    bench.insert(1, b"it stays");
+    bench.insert(2, b"it is over soon");
+    assert!(bench.answer(2, b"an answer") && bench.persist(Change::Erase(id(2)), None));
+    let database = folder.path().join("outbox/database/db");
+    let has = |what: &[u8]| fs::read(&database).unwrap().windows(what.len()).any(|bytes| bytes == what);
+    assert!(!has(b"it stays"));
+    bench.store.close();
+    assert!(has(b"it stays") && !has(b"it is over soon") && !has(b"an answer"));
+    assert_eq!(Bench::open(folder.path()).found.saved, [Saved::Entry(head(1))]);
+}
+
+#[test]
+fn while_the_journal_is_carried_over_everything_can_be_read_and_more_is_accepted() {
+    let folder = TempDir::new().unwrap();
+    let config = OutboxConfig { journal_bytes: 32 * 1024, journal_for: Duration::MAX, ..config(folder.path()) };
+    let mut bench = Bench::with(config);
+    let payload = |number: u8| vec![number; 5000];
+    for number in 0..100 {
+        assert!(bench.insert(number, &payload(number)));
+        for known in (0..=number).rev().step_by(7) {
+            assert_eq!(bench.store.payload(&id(known)).unwrap().unwrap(), payload(known));
+        }
+    }
+    let journals =
+        ["journal-0", "journal-1"].map(|name| fs::metadata(folder.path().join("outbox").join(name)).unwrap().len());
+    assert!(journals.iter().all(|&bytes| 0 < bytes && bytes <= 32 * 1024), "{journals:?}");
+    drop(bench);
+    let bench = Bench::open(folder.path());
+    assert_eq!(bench.found.saved, (0..100).map(|number| Saved::Entry(head(number))).collect::<Vec<_>>());
+    assert_eq!((&bench.found.damage, bench.store.payload(&id(3)).unwrap().unwrap()), (&vec![], payload(3).into()));
 }
 
 #[test]

@@ -4,7 +4,10 @@ use super::*;
 
 /// An outbox with entries 1 to 3 and the result of 4, closed.
 fn filled(folder: &Path) {
-    let mut bench = Bench::open(folder);
+    fill(&mut Bench::open(folder));
+}
+
+fn fill(bench: &mut Bench) {
     for number in 1..=4 {
         bench.insert(number, format!("payload {number}").repeat(100).as_bytes());
     }
@@ -19,15 +22,36 @@ fn database(folder: &Path) -> std::path::PathBuf {
     folder.join("outbox/database")
 }
 
-/// Damages every copy of `what` in the database's file.
+/// The files of the journal. They still have what they had when it was emptied.
+fn journal(folder: &Path) -> [std::path::PathBuf; 2] {
+    [0, 1].map(|half| folder.join(format!("outbox/journal-{half}")))
+}
+
+/// Damages every copy of `what` in the database's file and in the journal.
 fn damage(folder: &Path, what: &[u8]) {
-    let path = database(folder).join("db");
-    let mut content = fs::read(&path).unwrap();
+    let [first, second] = journal(folder);
+    let damaged = [database(folder).join("db"), first, second].map(|path| damage_in(&path, what));
+    assert!(damaged[0] > 0);
+}
+
+/// Damages every copy of `what` in a file, and says how many there were.
+fn damage_in(path: &Path, what: &[u8]) -> usize {
+    let mut content = fs::read(path).unwrap();
     let places: Vec<usize> =
         content.windows(what.len()).enumerate().filter(|(_, at)| *at == what).map(|(at, _)| at).collect();
-    assert!(!places.is_empty());
-    places.into_iter().for_each(|at| content[at] ^= 1);
+    places.iter().for_each(|&at| content[at] ^= 1);
     fs::write(path, content).unwrap();
+    places.len()
+}
+
+/// As `filled`, by a process that was killed before it carried the journal over; and what it had.
+fn killed(folder: &Path) -> Vec<(Saved, String)> {
+    let before = TempDir::new().unwrap();
+    let mut bench = Bench::with(OutboxConfig { journal_for: Duration::MAX, ..config(before.path()) });
+    fill(&mut bench);
+    torn::put(folder, &torn::image_of(before.path()));
+    bench.store.close();
+    all(before.path())
 }
 
 /// What was reported, without reasons and places.
@@ -120,12 +144,55 @@ fn without_its_database_every_request_is_named() {
             true => fs::remove_dir_all(database(folder.path())).unwrap(),
             false => fs::write(database(folder.path()).join("db"), vec![0xA5; 3 << 20]).unwrap(),
         }
+        journal(folder.path()).iter().for_each(|path| fs::remove_file(path).unwrap());
         let bench = Bench::open(folder.path());
         assert_eq!(named(&bench), ["database, 4 rows", "payload 0", "payload 1", "payload 2", "answer 3"]);
         let entries = [1, 2, 3].map(|number| Saved::Damaged(head(number)));
         assert_eq!(bench.found.saved, [&entries[..], &[Saved::Result(result(4, 8))]].concat());
         assert_eq!(bench.store.stats().quarantined, u64::from(!gone), "what does not open is kept");
     }
+}
+
+#[test]
+fn what_was_not_carried_over_is_in_the_journal_whatever_became_of_the_database() {
+    // sled takes the file of nonsense for an empty one, which is all that it was.
+    for (damaged, expected) in [("nothing", &[][..]), ("the folder", &["database, 4 rows"]), ("the file", &[])] {
+        let folder = TempDir::new().unwrap();
+        let before = killed(folder.path());
+        match damaged {
+            "the folder" => fs::remove_dir_all(database(folder.path())).unwrap(),
+            "the file" => fs::write(database(folder.path()).join("db"), vec![0xA5; 3 << 20]).unwrap(),
+            _ => {}
+        }
+        let bench = Bench::open(folder.path());
+        assert_eq!(named(&bench), expected, "{damaged}");
+        assert_eq!(bench.all(), before);
+        drop(bench);
+        let again = Bench::open(folder.path());
+        assert_eq!((named(&again), again.all()), (vec![], before));
+    }
+}
+
+#[test]
+fn damage_to_the_journal_costs_the_request_that_it_hit_alone() {
+    let folder = TempDir::new().unwrap();
+    let before = killed(folder.path());
+    assert_eq!(damage_in(&journal(folder.path())[0], b"payload 2payload 2"), 99);
+    let bench = Bench::open(folder.path());
+    assert_eq!(named(&bench), ["database, 4 rows", "payload 1"]);
+    assert!(bench.found.damage[0].to_string().contains("it fell back to change"));
+    let found = bench.all();
+    assert_eq!(found[1].0, Saved::Damaged(head(2)));
+    assert!([0, 2, 3].iter().all(|&at| found[at] == before[at]));
+}
+
+#[test]
+fn without_the_journal_what_was_only_there_is_named() {
+    let folder = TempDir::new().unwrap();
+    killed(folder.path());
+    journal(folder.path()).iter().for_each(|path| fs::remove_file(path).unwrap());
+    let bench = Bench::open(folder.path());
+    assert_eq!(named(&bench), ["database, 4 rows", "payload 0", "payload 1", "payload 2", "answer 3"]);
 }
 
 #[test]
