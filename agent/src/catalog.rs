@@ -61,7 +61,7 @@ impl Catalog {
         metrics: Arc<Metrics>,
         routes: Arc<Routes>,
     ) -> Result<Arc<Self>, ModelError> {
-        let loader = Loader::start().map_err(|source| ModelError::NoThread { name: "any".to_owned(), source })?;
+        let loader = Loader::start().map_err(ModelError::NoLoader)?;
         let catalog = Arc::new(Self {
             loader,
             budget: Budget::new(settings.max_models_bytes),

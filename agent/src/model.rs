@@ -62,6 +62,9 @@ pub enum ModelError {
         #[source]
         source: std::io::Error,
     },
+    /// The system gave no thread to load models in.
+    #[error("no thread to load models in: {0}; raise the limit of threads for this user or service")]
+    NoLoader(#[source] std::io::Error),
     /// It does not fit into the memory for models.
     #[error("model {name:?}: {source}")]
     OverBudget {

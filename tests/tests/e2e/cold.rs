@@ -76,7 +76,9 @@ fn destroy(state: &Path) {
         std::fs::write(folder.join("db"), [0xa5; 70_000]).expect("garbage");
         std::fs::write(folder.join("conf"), "garbage").expect("garbage");
     }
-    std::fs::write(state.join("outbox/ledger"), [0x5a; 5_000]).expect("garbage");
+    for file in ["ledger", "journal-0", "journal-1"] {
+        std::fs::write(state.join("outbox").join(file), [0x5a; 5_000]).expect("garbage");
+    }
 }
 
 /// The library that the program of that name preloads. (The program itself would outlive a test as the agent's parent.)

@@ -42,7 +42,7 @@ impl Shared {
             let slot = self.database.read().unwrap_or_else(PoisonError::into_inner);
             slot.as_ref().ok_or_else(closed)?.barrier()?;
         }
-        Ok(self.journal.clear(half)?)
+        self.journal.clear(half)
     }
 
     pub(super) fn is_open(&self) -> bool {

@@ -242,16 +242,13 @@ enum InPlace {
 
 impl From<io::Error> for InPlace {
     fn from(error: io::Error) -> Self {
-        crate::store::from_io(&error).into()
+        Fault::from(error).into()
     }
 }
 
 impl From<StoreError> for InPlace {
     fn from(error: StoreError) -> Self {
-        match error {
-            StoreError::Full(why) => Self::Full(why),
-            other => Self::Damaged(other.to_string()),
-        }
+        Fault::from(error).into()
     }
 }
 

@@ -26,8 +26,10 @@ const ROW_COST: u64 = 512;
 impl Committer {
     /// Closes the database and opens it again with what the table says; then the journal is empty.
     pub(super) fn reopen(&mut self) -> Result<(), Fault> {
-        // Whatever stood in its way is met again, or is gone.
-        let _ = self.wait_for_checkpoint();
+        // What else stood in its way is met again, or is gone.
+        if let Err(fault @ Fault::Disk(_)) = self.wait_for_checkpoint() {
+            return Err(fault);
+        }
         self.shared.counters.reopened.fetch_add(1, Ordering::Relaxed);
         let mut slot = self.shared.database.write().unwrap_or_else(PoisonError::into_inner);
         if let Some(broken) = slot.take() {
@@ -52,7 +54,7 @@ impl Committer {
         };
         *slot = Some(database);
         drop(slot);
-        Ok(self.shared.journal.clear_all()?)
+        self.shared.journal.clear_all()
     }
 
     fn open_and_replay(&self) -> Result<(Database, Scan), Fault> {

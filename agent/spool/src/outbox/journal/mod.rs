@@ -189,15 +189,15 @@ impl Journal {
     }
 
     /// Empties a half. Of two that hold something the older goes first: without the newer one it would undo what came later.
-    pub(super) fn clear(&self, half: HalfId) -> io::Result<()> {
+    pub(super) fn clear(&self, half: HalfId) -> Result<(), Fault> {
         self.files[half.0].write_all_at(&[0; HALF_HEADER], 0)?;
-        self.files[half.0].sync_data()?;
+        sync(&self.files[half.0])?;
         self.halves().halves[half.0] = Half::default();
         Ok(())
     }
 
     /// Empties it.
-    pub(super) fn clear_all(&self) -> io::Result<()> {
+    pub(super) fn clear_all(&self) -> Result<(), Fault> {
         self.filled().into_iter().try_for_each(|half| self.clear(half))
     }
 
@@ -280,14 +280,19 @@ fn bytes_of(step: &Step) -> usize {
     values + (step.puts.len() + step.removes.len()) * ENTRY_HEAD
 }
 
-/// Writes a group and syncs it. What fails is not tried again, because the kernel drops pages that it could not write; but for
-/// want of space, of which the kernel tells before it takes them.
+/// Writes a group and syncs it.
 fn write(file: &File, group: &Group) -> Result<(), Fault> {
     if let Err(error) = file.write_all_at(&group.bytes, group.begin) {
         // Else a part of it might be found behind a shorter group.
-        file.set_len(group.begin).and_then(|()| file.sync_data())?;
+        file.set_len(group.begin)?;
+        sync(file)?;
         return Err(error.into());
     }
+    sync(file)
+}
+
+/// What fails here is not tried again, whatever it is, because the kernel drops pages that it could not write.
+fn sync(file: &File) -> Result<(), Fault> {
     file.sync_data().map_err(|error| Fault::Disk(format!("fsync of the outbox's journal failed: {error}")))
 }
 
