@@ -76,6 +76,9 @@ fn one(folder: &Path, fill: u64, random: &mut Random, outcome: &mut Full) -> Res
             open.store.close();
             drop(open);
             open = Open::new(config.clone()).map_err(|why| format!("a restart: {why}"))?;
+            if !open.found.damage.is_empty() {
+                return Err(format!("a restart found damage: {:?}", open.found.damage));
+            }
         }
         let begun = Instant::now();
         script.step(&mut open, random, step >= fill, outcome)?;

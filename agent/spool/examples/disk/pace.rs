@@ -22,7 +22,7 @@ const ROUNDS: u64 = 10;
 const FSYNCS: usize = 40;
 
 /// Size of the file system on a loop device.
-const MIB: u64 = 512;
+const MIB: u64 = 1024;
 
 /// What was measured.
 #[derive(Default, Debug)]

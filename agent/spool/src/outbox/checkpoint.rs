@@ -5,43 +5,81 @@
 //! half of the journal ─ the last change of each key ─ database ─ barrier ─ the half is empty
 //! ```
 //!
-//! Whatever interrupts it, the half still has everything, and carrying it over again makes the same.
+//! Whatever interrupts it, the journal still has everything, and carrying it over again makes the same.
+//!
+//! It is one thread for all of them: what sled keeps in memory lies where the allocator put it for the thread that wrote it.
 
+use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::{Arc, PoisonError};
+use std::sync::mpsc::{SyncSender, sync_channel};
+use std::sync::{Arc, PoisonError, RwLockWriteGuard};
 use std::thread::JoinHandle;
 
 use super::Shared;
 use super::committer::Committer;
-use super::database::{Database, Fault};
-use super::journal::{HalfId, Journal};
+use super::database::Fault;
+use super::journal::HalfId;
 use crate::store::panic_text;
 
-/// A checkpoint that is being made.
-pub(super) type Running = JoinHandle<Result<(), Fault>>;
+/// The thread that makes checkpoints, one at a time.
+pub(super) struct Checkpointer {
+    /// None when it ends.
+    halves: Option<SyncSender<HalfId>>,
+    thread: Option<JoinHandle<()>>,
+    is_at_work: bool,
+}
 
-/// Writes everything that the journal has into a database that nobody else uses. The journal keeps it.
-pub(super) fn replay(journal: &Journal, database: &Database) -> Result<(), Fault> {
-    let halves = journal.filled();
-    for half in &halves {
-        journal.replay(*half, |entries| database.apply(entries))?;
+impl Checkpointer {
+    /// Starts the thread. What became of a checkpoint is put into the queue.
+    pub(super) fn start(shared: Arc<Shared>) -> io::Result<Self> {
+        let (halves, sealed) = sync_channel(1);
+        let work = move || {
+            for half in sealed {
+                let outcome = catch_unwind(AssertUnwindSafe(|| shared.checkpoint(half)));
+                let outcome = outcome.unwrap_or_else(|panic| Err(Fault::Broken(panic_text(&*panic))));
+                shared.queue().checkpointed = Some(outcome);
+                shared.wake.notify_all();
+            }
+        };
+        let thread = std::thread::Builder::new().name("outbox-checkpoint".into()).spawn(work)?;
+        Ok(Self { halves: Some(halves), thread: Some(thread), is_at_work: false })
     }
-    if halves.is_empty() { Ok(()) } else { database.barrier() }
+
+    fn begin(&mut self, half: HalfId) {
+        let taken = self.halves.as_ref().is_some_and(|halves| halves.try_send(half).is_ok());
+        self.is_at_work |= taken;
+    }
+
+    /// What became of the checkpoint that is being made; none if there is none.
+    fn wait(&mut self, shared: &Shared) -> Option<Result<(), Fault>> {
+        if !std::mem::take(&mut self.is_at_work) {
+            return None;
+        }
+        let queue = shared.wake.wait_while(shared.queue(), |queue| queue.checkpointed.is_none());
+        queue.unwrap_or_else(PoisonError::into_inner).checkpointed.take()
+    }
+}
+
+impl Drop for Checkpointer {
+    fn drop(&mut self) {
+        self.halves = None;
+        // It fails only if there is nothing left to end.
+        let _ = self.thread.take().map(JoinHandle::join);
+    }
 }
 
 impl Shared {
     /// Carries a half of the journal over, and empties it.
     fn checkpoint(&self, half: HalfId) -> Result<(), Fault> {
         let closed = || Fault::Broken("the database is not open".into());
-        // Readers have their turn after every few entries.
-        self.journal.replay(half, |entries| {
-            let slot = self.database.write().unwrap_or_else(PoisonError::into_inner);
-            slot.as_ref().ok_or_else(closed)?.apply(entries)
-        })?;
-        {
-            let slot = self.database.read().unwrap_or_else(PoisonError::into_inner);
-            slot.as_ref().ok_or_else(closed)?.barrier()?;
-        }
+        let write = || self.database.write().unwrap_or_else(PoisonError::into_inner);
+        // Readers have their turn after every few entries, and while the disk works.
+        self.journal.replay(half, |entries| write().as_ref().ok_or_else(closed)?.apply(entries))?;
+        let slot = write();
+        slot.as_ref().ok_or_else(closed)?.flush()?;
+        let slot = RwLockWriteGuard::downgrade(slot);
+        slot.as_ref().ok_or_else(closed)?.sync()?;
+        drop(slot);
         self.journal.clear(half)
     }
 
@@ -59,24 +97,14 @@ impl Committer {
 
     /// Begins a checkpoint of what the journal has, unless one is being made or the database is closed for want of space.
     fn begin_checkpoint(&mut self) -> Result<(), Fault> {
-        if self.checkpoint.is_some() {
+        if self.checkpointer.is_at_work {
             return Ok(());
         }
         if !self.shared.is_open() {
             return if self.is_full() { Ok(()) } else { self.reopen_or_be_full() };
         }
-        let Some(half) = self.shared.journal.seal() else { return Ok(()) };
-        let shared = Arc::clone(&self.shared);
-        let work = move || {
-            let outcome = catch_unwind(AssertUnwindSafe(|| shared.checkpoint(half)));
-            shared.queue().checkpoint_ended = true;
-            shared.wake.notify_all();
-            outcome.unwrap_or_else(|panic| Err(Fault::Broken(panic_text(&*panic))))
-        };
-        match std::thread::Builder::new().name("outbox-checkpoint".into()).spawn(work) {
-            Ok(running) => self.checkpoint = Some(running),
-            // It takes longer for those who wait, and no more.
-            Err(_) => self.shared.checkpoint(half).or_else(|fault| self.recover(fault))?,
+        if let Some(half) = self.shared.journal.seal() {
+            self.checkpointer.begin(half);
         }
         Ok(())
     }
@@ -90,10 +118,7 @@ impl Committer {
 
     /// Waits for the checkpoint that is being made, and says whether there was one.
     pub(super) fn wait_for_checkpoint(&mut self) -> Result<bool, Fault> {
-        let Some(running) = self.checkpoint.take() else { return Ok(false) };
-        let outcome = running.join().unwrap_or_else(|panic| Err(Fault::Broken(panic_text(&*panic))));
-        self.shared.queue().checkpoint_ended = false;
-        outcome.map(|()| true)
+        self.checkpointer.wait(&self.shared).map_or(Ok(false), |outcome| outcome.map(|()| true))
     }
 
     /// Carries over everything, in this thread.
@@ -104,21 +129,21 @@ impl Committer {
 
     /// Room for so many bytes in the journal.
     pub(super) fn make_room(&mut self, bytes: u64) -> Result<(), Fault> {
-        if self.shared.journal.has_room(bytes) {
-            return Ok(());
+        // After a start each of the halves may be full.
+        for _ in 0..=2 {
+            if self.shared.journal.has_room(bytes) {
+                return Ok(());
+            }
+            self.end_checkpoint()?;
+            if !self.shared.is_open() {
+                self.reopen()?;
+            }
+            self.begin_checkpoint()?;
         }
-        self.end_checkpoint()?;
-        if !self.shared.is_open() {
-            self.reopen()?;
-        }
-        self.begin_checkpoint()?;
-        match self.shared.journal.has_room(bytes) {
-            true => Ok(()),
-            false => Err(Fault::Full("the journal is full, and the database takes nothing".into())),
-        }
+        Err(Fault::Full("the journal is full, and the database takes nothing".into()))
     }
 
-    /// After a fault: the database is opened anew, which has it take what the journal has.
+    /// After a fault: the database is opened anew. What was to be carried over is still in the journal.
     fn recover(&mut self, fault: Fault) -> Result<(), Fault> {
         match fault {
             Fault::Disk(_) => return Err(fault),

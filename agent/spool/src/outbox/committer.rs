@@ -23,7 +23,7 @@ use std::time::{Duration, Instant};
 
 use hedge_agent_core::outbox::{Change, Ending};
 
-use super::checkpoint;
+use super::checkpoint::Checkpointer;
 use super::database::Fault;
 use super::ledger::Ledger;
 use super::pace::Pace;
@@ -31,7 +31,7 @@ use super::part::INLINE_BYTES;
 use super::queue::Command;
 use super::rebuild::Places;
 use super::room::{self, Reserve};
-use super::row::Body;
+use super::row::{Account, Body};
 use super::table::Step;
 use super::{Shared, StoreReport};
 use crate::audits::AuditQueue;
@@ -63,12 +63,14 @@ pub(super) fn start(
     report: Report,
 ) -> io::Result<JoinHandle<()>> {
     shared.counters.full.store(!reserve.is_held(), Ordering::Relaxed);
+    let checkpointer = Checkpointer::start(Arc::clone(&shared))?;
     std::thread::Builder::new().name("outbox".into()).spawn(move || {
         let places = Places::new(&shared.config.path);
         let pace = Pace::default();
         let look_at = Instant::now();
+        let durable = shared.table().account();
         let mut committer =
-            Committer { shared, places, ledger, reserve, report, pace, look_at, checkpoint: None, dead: false };
+            Committer { shared, places, ledger, reserve, report, pace, look_at, durable, checkpointer, dead: false };
         // Nobody else would tell those who wait for a report.
         if let Err(panic) = catch_unwind(AssertUnwindSafe(|| committer.run())) {
             committer.die(&format!("the outbox's thread panicked: {}", panic_text(&*panic)));
@@ -86,8 +88,9 @@ pub(super) struct Committer {
     pace: Pace,
     /// When to look after the disk, the ledger and the journal.
     look_at: Instant,
-    /// What is being carried over from the journal.
-    pub(super) checkpoint: Option<checkpoint::Running>,
+    /// The account of the newest change that is on the disk: the ledger must not know of a newer one.
+    pub(super) durable: Account,
+    pub(super) checkpointer: Checkpointer,
     dead: bool,
 }
 
@@ -117,7 +120,7 @@ impl Committer {
         loop {
             let now = Instant::now();
             let look_at = self.has_to_look().then_some(self.look_at);
-            if queue.checkpoint_ended {
+            if queue.checkpointed.is_some() {
                 return Work::Checkpointed;
             }
             // Before the groups, which may follow one another without a pause.
@@ -162,9 +165,16 @@ impl Committer {
                 Fault::Disk(why) | Fault::Broken(why) => return self.die(&why),
                 Fault::Full(_) if self.audits_give_way() => {}
                 Fault::Full(why) => {
+                    let (was_full, before) = (self.is_full(), group.len());
                     self.become_full(&why);
                     group = self.refuse_insertions(group);
+                    if was_full && group.len() == before {
+                        break;
+                    }
                 }
+            }
+            if group.is_empty() {
+                return;
             }
         }
         self.give_up(group);
@@ -222,6 +232,7 @@ impl Committer {
             self.shared.table().undo(steps);
             return Err(fault);
         }
+        self.durable = self.shared.table().account();
         self.tell_ledger(&steps)?;
         let table = self.shared.table();
         let released = steps.iter().filter_map(Step::released).filter(|file| !table.names_file(file));
@@ -264,7 +275,8 @@ impl Committer {
 
     fn renew_ledger(&mut self) -> Result<(), Fault> {
         let path = self.ledger.path().to_owned();
-        self.ledger = Ledger::renew(&path, &self.shared.table()).map_err(|error| ledger_fault(&error))?;
+        self.ledger =
+            Ledger::renew(&path, &self.shared.table(), &self.durable).map_err(|error| ledger_fault(&error))?;
         Ok(())
     }
 
@@ -346,9 +358,15 @@ impl Committer {
     fn look_for_space(&mut self) {
         let config = &self.shared.config;
         let wanted = self.reserve.bytes().saturating_add(config.least_free_bytes.saturating_mul(2));
-        let enough = !self.lacks(wanted);
-        if !enough || !(self.shared.is_open() || self.reopen().is_ok()) {
+        if self.lacks(wanted) {
             return;
+        }
+        if !self.shared.is_open() {
+            match self.reopen() {
+                Ok(()) => {}
+                Err(Fault::Full(_)) => return,
+                Err(fault) => return self.die(&fault.to_string()),
+            }
         }
         match self.reserve.take() {
             Ok(true) => {

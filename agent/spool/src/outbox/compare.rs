@@ -18,6 +18,20 @@ pub(super) fn sound(scan: &Scan, ledger: &Evidence, has_file: impl Fn(&Row) -> b
         return Err(format!("it fell back to change {has} of {knew}"));
     }
     let rows = counted(scan)?;
+    for row in &rows {
+        let (_, account) = scan.rows[&row.id()];
+        if was_gone(row, &account, ledger) {
+            return Err(format!("it has number {}, which was erased", row.number));
+        }
+    }
+    if ledger.newest.serial == scan.newest.serial && ledger.is_whole() {
+        // What the ledger names was there then, and is.
+        let ids: HashSet<RequestId> = rows.iter().map(Row::id).collect();
+        let lost = ledger.rows.values().map(|(row, _)| row).filter(|row| !ids.contains(&row.id()));
+        if let Some(number) = lost.map(|row| row.number).min() {
+            return Err(format!("it lost number {number}"));
+        }
+    }
     for (id, (row, account)) in &scan.rows {
         if let Some((newer, _)) = ledger.rows.get(id).filter(|(known, at)| at.serial > account.serial && known != row) {
             return Err(format!("it lost a change of number {}", newer.number));
@@ -75,10 +89,11 @@ pub(super) fn merged(found: &HashMap<u64, (Row, Account)>, ledger: &Evidence) ->
     (rows, newest, unnamed)
 }
 
-/// Whether a row that the ledger does not have was removed before the damage: its bytes stay on the disk for a while.
+/// Whether a row was removed since, by what the ledger knows: its bytes stay on the disk for a while.
 fn was_gone(row: &Row, account: &Account, ledger: &Evidence) -> bool {
     let went = ledger.gone.get(&row.id()).is_some_and(|&at| at > account.serial);
-    went || (account.serial <= ledger.newest.serial && ledger.unreadable == 0)
+    let not_there = account.serial <= ledger.newest.serial && !ledger.rows.contains_key(&row.id());
+    went || (not_there && ledger.is_whole())
 }
 
 /// What the newest account counts and nothing has.
@@ -144,7 +159,7 @@ mod tests {
 
     fn ledger(numbers: &[u64]) -> Evidence {
         let rows = numbers.iter().map(|&number| (row(number, 0).id(), (row(number, 0), account(10, numbers))));
-        Evidence { rows: rows.collect(), newest: account(10, numbers), whole_to: 10, ..Evidence::default() }
+        Evidence { rows: rows.collect(), newest: account(10, numbers), ..Evidence::default() }
     }
 
     fn judged(scan: &Scan, ledger: &Evidence) -> Result<Vec<u64>, String> {
@@ -160,7 +175,7 @@ mod tests {
         assert_eq!(judged(&scan(&[3, 1, 2], &[1, 2, 3]), &ledger(&[1, 2, 3])), Ok(vec![1, 2, 3]));
         assert_eq!(judged(&scan(&[], &[]), &Evidence::default()), Ok(vec![]));
         // A ledger that lacks the last second tells nothing against it.
-        let behind = Evidence { newest: account(8, &[1]), ..ledger(&[1]) };
+        let behind = Evidence { newest: account(1, &[1]), ..ledger(&[1]) };
         assert_eq!(judged(&scan(&[1, 2], &[1, 2]), &behind), Ok(vec![1, 2]));
     }
 
@@ -192,6 +207,25 @@ mod tests {
     }
 
     #[test]
+    fn rows_that_happen_to_have_the_right_sum_are_noticed() {
+        // 5 and 6 were erased and 7 was accepted; with 4 taken for a torn removal, the number of rows and their sum are right.
+        let fell_back = scan(&[4, 5, 6], &[4, 7]);
+        let mut knows = ledger(&[4, 7]);
+        knows.gone = [(row(5, 0).id(), 8), (row(6, 0).id(), 9)].into();
+        assert_eq!(judged(&fell_back, &knows).unwrap_err(), "it has number 5, which was erased");
+        knows.gone.clear();
+        assert_eq!(
+            judged(&fell_back, &knows).unwrap_err(),
+            "it has number 5, which was erased",
+            "it is not in the ledger"
+        );
+        assert_eq!(judged(&scan(&[1, 4], &[2, 3]), &ledger(&[1, 2, 3, 4])).unwrap_err(), "it lost number 2");
+        // A ledger of which the power left a page and not the one before it tells nothing of the kind.
+        let torn = Evidence { blank: 1, ..ledger(&[1, 2, 3, 4]) };
+        assert_eq!(judged(&scan(&[1, 4], &[2, 3]), &torn), Ok(vec![1, 4]));
+    }
+
+    #[test]
     fn what_the_ledger_names_was_there_and_the_newer_state_of_a_row_counts() {
         let newer = found(&[(row(1, 1), 11), (row(2, 1), 9)]);
         let (rows, newest, unnamed) = merged(&newer, &ledger(&[1, 2, 3]));
@@ -207,7 +241,7 @@ mod tests {
         assert_eq!(rows, [row(1, 0)], "2 went, and 3 is not in a ledger that is newer than it");
         let (rows, ..) = merged(&found(&[(row(4, 0), 11)]), &knows);
         assert_eq!(rows, [row(1, 0), row(4, 0)], "4 came after the ledger was last written");
-        knows.unreadable = 1;
+        (knows.unreadable, knows.damaged) = (1, 1);
         let (rows, ..) = merged(&found(&[(row(3, 0), 6)]), &knows);
         assert_eq!(rows, [row(1, 0), row(3, 0)], "a damaged ledger may have had 3");
     }

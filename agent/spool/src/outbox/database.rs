@@ -17,7 +17,8 @@
 //!
 //! # One writer
 //!
-//! All writes come from one thread, without batches, and nothing reads meanwhile. sled wakes those who wait for a buffer only
+//! All writes come from one thread at a time, without batches, and nothing reads until they are flushed: a reader of sled's may
+//! split a leaf, which is a write. sled wakes those who wait for a buffer only
 //! where it is written by the thread that sealed it; with a batch or a second thread a failed write is not announced, and
 //! `flush` waits for ever.
 
@@ -27,7 +28,7 @@ use std::path::Path;
 
 use hedge_wire::RequestId;
 
-use super::journal::Entry;
+use super::journal::{Entry, Journal};
 use super::key::Key;
 use super::part::{self, Part};
 use super::row::{self, Account, Record, Row};
@@ -51,7 +52,7 @@ pub(super) struct Database {
 /// Why a change did not reach the disk.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Fault {
-    /// There is no space; the database has to be opened anew.
+    /// There is no space; a database that found none has to be opened anew.
     #[error("the disk is full ({0})")]
     Full(String),
     /// The database failed; opened anew it may work.
@@ -93,7 +94,7 @@ impl Database {
         Ok(database)
     }
 
-    /// Writes changes of the journal, in their order.
+    /// Writes changes of the journal, in their order, and has sled write them out.
     pub(super) fn apply(&self, entries: &[Entry]) -> Result<(), Fault> {
         let mut unsynced: usize = 0;
         for Entry { key, value, .. } in entries {
@@ -107,8 +108,8 @@ impl Database {
                 unsynced = 0;
             }
         }
-        // What the next ones add is counted from here.
-        if unsynced > 0 && self.portion < usize::MAX { self.barrier() } else { Ok(()) }
+        // What was not written out sled holds in memory, however much it is.
+        if self.portion < usize::MAX { self.barrier() } else { self.flush() }
     }
 
     pub(super) fn put(&self, key: &Key, value: &[u8]) -> Result<(), Fault> {
@@ -121,7 +122,17 @@ impl Database {
 
     /// Everything survives the end of the power from now on.
     pub(super) fn barrier(&self) -> Result<(), Fault> {
-        self.store.flush()?;
+        self.flush()?;
+        self.sync()
+    }
+
+    /// The first half of a barrier. Nothing may read meanwhile.
+    pub(super) fn flush(&self) -> Result<(), Fault> {
+        Ok(self.store.flush()?)
+    }
+
+    /// The second half of a barrier.
+    pub(super) fn sync(&self) -> Result<(), Fault> {
         self.file.sync_all().map_err(|error| Fault::Disk(format!("fsync of the outbox's database failed: {error}")))
     }
 
@@ -134,10 +145,21 @@ impl Database {
         self.store.disk_bytes()
     }
 
-    /// Reads everything.
-    pub(super) fn scan(&self) -> Result<Scan, StoreError> {
+    /// Reads everything, as it will be when it has what the journal has.
+    pub(super) fn scan(&self, journal: &Journal) -> Result<Scan, Fault> {
         let mut scan = Scan::default();
-        self.store.each_entry(|key, value| scan.take(key, value))?;
+        self.store.each_entry(|key, value| {
+            if !Key::parse(key).is_some_and(|key| journal.changes(&key)) {
+                scan.take(key, value);
+            }
+        })?;
+        for half in journal.filled() {
+            journal.replay(half, |entries| {
+                let values = entries.iter().filter_map(|entry| entry.value.as_ref().map(|value| (entry.key, value)));
+                values.for_each(|(key, value)| scan.take(&key.bytes(), value));
+                Ok(())
+            })?;
+        }
         Ok(scan)
     }
 

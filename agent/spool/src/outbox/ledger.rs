@@ -5,9 +5,9 @@
 //! record 0    an account: the records that follow were all rows at that time
 //! ```
 //!
-//! Records are appended after the barrier of what they tell, so the ledger never knows what the database did not have. They
-//! are written at once and synced within a second: after a power cut the ledger may lack the last second, which the database
-//! then has. Nothing is read from it but at the start, where it is compared with the database and written anew.
+//! Records are appended after the sync of what they tell, so the ledger never knows what journal and database did not have. They
+//! are written at once and synced within a second: after a power cut the ledger may lack the last second, which they then have.
+//! Nothing is read from it but at the start, where it is compared with the database and written anew.
 
 use std::collections::HashMap;
 use std::fs::{self, File, OpenOptions};
@@ -45,12 +45,14 @@ pub(super) struct Evidence {
     pub(super) gone: HashMap<RequestId, u64>,
     /// The newest account.
     pub(super) newest: Account,
-    /// The serial up to which it is complete: what it does not name was not there.
-    pub(super) whole_to: u64,
     /// Records that cannot be read.
     pub(super) unreadable: u64,
     /// Those of them that others follow: what a power cut leaves of an append is at the end.
     pub(super) damaged: u64,
+    /// Records of zeros that others follow: a power cut may leave a page and not the one before it.
+    pub(super) blank: u64,
+    /// Records of zeros, and a torn one at the end.
+    pub(super) zeros: u64,
 }
 
 impl Evidence {
@@ -70,24 +72,24 @@ impl Evidence {
 
     fn read_all(&mut self, path: &Path) -> io::Result<()> {
         let mut reader = BufReader::with_capacity(64 * ROW, File::open(path)?);
-        let mut first = true;
         loop {
             let mut record = Vec::with_capacity(ROW);
             (&mut reader).take(ROW as u64).read_to_end(&mut record)?;
             if record.is_empty() {
                 return Ok(());
             }
-            self.take(&record, first);
-            first = false;
+            self.take(&record);
         }
     }
 
-    fn take(&mut self, record: &[u8], first: bool) {
+    /// Whether it has everything that it was told up to its newest change: what it does not name was not there then.
+    pub(super) fn is_whole(&self) -> bool {
+        self.damaged == 0 && self.blank == 0
+    }
+
+    fn take(&mut self, record: &[u8]) {
         let account = match row::decode(record) {
-            Some(Record::Account(account)) => {
-                self.whole_to = if first { account.serial } else { self.whole_to };
-                account
-            }
+            Some(Record::Account(account)) => account,
             Some(Record::Row(row, account)) => {
                 self.rows.insert(row.id(), (row, account));
                 account
@@ -98,21 +100,25 @@ impl Evidence {
                 account
             }
             // What a power cut leaves of an append.
-            None if record.len() < ROW || record.iter().all(|&byte| byte == 0) => return,
+            None if record.len() < ROW || record.iter().all(|&byte| byte == 0) => {
+                self.zeros += 1;
+                return;
+            }
             None => {
                 self.unreadable += 1;
                 return;
             }
         };
         self.newest = newer(self.newest, account);
-        self.damaged = self.unreadable;
+        (self.damaged, self.blank) = (self.unreadable, self.zeros);
     }
 }
 
 impl Ledger {
-    /// Writes the ledger anew; where there is no space for that, the old one goes on, and what it lacks is made good later.
-    pub(super) fn renew(path: &Path, table: &Table) -> io::Result<Self> {
-        match Self::create(path, &table.account(), table.rows().into_iter()) {
+    /// Writes the ledger anew, with the account of the newest change that is on the disk. Where there is no space for that, the old
+    /// one goes on, and what it lacks is made good later.
+    pub(super) fn renew(path: &Path, table: &Table, durable: &Account) -> io::Result<Self> {
+        match Self::create(path, durable, table.rows().into_iter()) {
             Err(error) if is_full(&error) => Self::go_on(path),
             created => created,
         }
@@ -230,7 +236,7 @@ mod tests {
         ledger.sync().unwrap();
         let evidence = Evidence::read(&path);
         assert_eq!(ids(&evidence), [1, 2]);
-        assert_eq!((evidence.newest, evidence.whole_to, evidence.unreadable), (account(3), 1, 0));
+        assert_eq!((evidence.newest, evidence.unreadable, evidence.is_whole()), (account(3), 0, true));
         assert_eq!(evidence.gone, [(row(0).id(), 3)].into());
     }
 
@@ -280,7 +286,11 @@ mod tests {
         fs::remove_dir(&path).unwrap();
         // Blocks that were allocated and never written.
         fs::write(&path, [&sound[..], &[0; 3 * ROW]].concat()).unwrap();
-        assert_eq!(Evidence::read(&path).unreadable, 0);
+        let evidence = Evidence::read(&path);
+        assert!(evidence.unreadable == 0 && evidence.is_whole());
+        fs::write(&path, [&sound[..], &[0; 2 * ROW], &sound[3 * ROW..]].concat()).unwrap();
+        let evidence = Evidence::read(&path);
+        assert!(evidence.unreadable == 0 && evidence.blank == 2 && !evidence.is_whole());
     }
 
     // CRC-32C of the keys and the records drawn above, from an implementation of its own.

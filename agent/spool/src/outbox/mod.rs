@@ -21,7 +21,7 @@
 //! Numbers of requests are dense, and each row says how many rows there are and the sum of their numbers (the account), so the
 //! newest row tells what must be there. Every value has a checksum over its key and itself. The ledger, a file of another
 //! make, has the same rows. Where both agree, nothing is missing. Where they do not, or the database does not open, the values
-//! are taken from the raw bytes of its files (raw.rs), a new database is made of them, and the old one goes to the
+//! are taken from the raw bytes of its files and of the journal's (raw.rs), a new database is made of them, and the old one goes to the
 //! quarantine: so damage costs the request that it hit, by name, and no other.
 
 use std::fs::File;
@@ -75,7 +75,7 @@ mod tests;
 pub use self::marks::Mark;
 pub use self::part::INLINE_BYTES;
 
-/// The longest that a reader waits for a database that is being opened anew.
+/// Attempts at reading a body: as it is, and when the database was opened anew.
 const READ_TRIES: usize = 2;
 
 /// Where the outbox lies, and its bounds.
@@ -282,7 +282,7 @@ pub(in crate::outbox) struct Shared {
     wake: Condvar,
     table: Mutex<Table>,
     journal: Journal,
-    /// Locked for writing while anything is written to it. None while it cannot be opened.
+    /// Locked for writing while anything is written to it, until it is flushed. None while it cannot be opened.
     database: RwLock<Option<Database>>,
     files: Files,
     quarantine: Quarantine,
@@ -442,7 +442,7 @@ impl Shared {
 
     /// A part of a body; none if it is missing or damaged.
     fn part(&self, key: &key::Key) -> Result<Option<Vec<u8>>, String> {
-        match self.journal.last(key) {
+        match self.journal.last(key).map_err(|error| error.to_string())? {
             Last::Value(value) => Ok(database::part_of(key, value)),
             Last::Gone => Ok(None),
             Last::Elsewhere => {

@@ -12,7 +12,6 @@ use std::collections::HashSet;
 use std::fs;
 use std::io;
 
-use super::checkpoint;
 use super::compare::{self, Unnamed};
 use super::database::{Database, Fault, Scan};
 use super::files::Files;
@@ -24,7 +23,7 @@ use super::raw;
 use super::rebuild::Places;
 use super::room::Reserve;
 use super::row::{Account, Row, State};
-use super::table::Table;
+use super::table::{Step, Table};
 use super::{Damage, Found, OutboxConfig, OutboxError, unusable};
 use crate::replace::sync_folder;
 use crate::store::{StoreError, remove_any};
@@ -107,14 +106,13 @@ impl<'a> Opening<'a> {
             }
         };
         remove_any(&self.places.before())?;
-        // The database has all of it now.
-        self.journal.clear_all()?;
+        sync_folder(&self.config.path)?;
         if self.evidence.damaged > 0 {
             whole.damage.push(Damage::Ledger { records: self.evidence.damaged });
         }
         let Whole { database, rows, account, damage } = whole;
         let table = Table::restore(rows, account);
-        let ledger = Ledger::renew(&self.config.path.join("ledger"), &table)?;
+        let ledger = Ledger::renew(&self.config.path.join("ledger"), &table, &table.account())?;
         self.files.sweep(|file| table.names_file(file))?;
         let reserve = Reserve::open(&self.config.path, self.config.reserve_bytes)?;
         let saved = table.rows().into_iter().map(Row::saved).collect();
@@ -134,8 +132,11 @@ impl<'a> Opening<'a> {
         match self.copy_before(room).map_err(InPlace::from).and_then(|()| self.open_in_place()) {
             Ok((database, scan, rows)) => {
                 sync_folder(&self.config.path)?;
-                sweep(&database, &scan, &rows)?;
-                Ok(Whole { database, rows, account: scan.newest, damage: Vec::new() })
+                // Nothing that is appended from here on is what a group was that the power interrupted.
+                let account = Account { barrier: scan.newest.barrier + 1, ..scan.newest };
+                let stray = stray(&scan, &rows);
+                self.journal.append(account.barrier, &[Step::removal(stray)])?;
+                Ok(Whole { database, rows, account, damage: Vec::new() })
             }
             Err(InPlace::Full(why)) => {
                 // It is sound as far as is known, and takes less space where it lies.
@@ -162,8 +163,7 @@ impl<'a> Opening<'a> {
 
     fn open_in_place(&self) -> Result<(Database, Scan, Vec<Row>), InPlace> {
         let database = Database::open(&self.places.database())?;
-        checkpoint::replay(&self.journal, &database)?;
-        let scan = database.scan()?;
+        let scan = database.scan(&self.journal)?;
         let has_file = |row: &Row| has_file(&self.files, row);
         let rows = compare::sound(&scan, &self.evidence, has_file).map_err(InPlace::Damaged)?;
         Ok((database, scan, rows))
@@ -193,6 +193,8 @@ impl<'a> Opening<'a> {
             Ok(())
         })?;
         let database = Database::open(&self.places.database()).map_err(Fault::from)?;
+        // The new one has all of it.
+        self.journal.clear_all()?;
         let mut damage = vec![Damage::Database { why, rows: rows.len(), kept }];
         let lost = rows.iter().zip(was_lost).filter(|(row, was_lost)| row.body.lost && !was_lost);
         damage.extend(lost.map(|(row, _)| lost_body(row)));
@@ -206,14 +208,13 @@ impl<'a> Opening<'a> {
     }
 }
 
-/// Removes what belongs to no row: parts of requests that were not accepted before the power went.
-fn sweep(database: &Database, scan: &Scan, rows: &[Row]) -> Result<(), Fault> {
+/// What belongs to no row: parts of requests that were not accepted before the power went, and rows that were erased.
+fn stray(scan: &Scan, rows: &[Row]) -> Vec<Key> {
     let named: HashSet<_> = rows.iter().flat_map(Row::parts).collect();
-    let stray = scan.parts.iter().filter(|key| !named.contains(key));
-    stray.into_iter().try_for_each(|key| database.remove(key))?;
     let kept: HashSet<u64> = rows.iter().map(|row| row.number).collect();
     let erased = scan.rows.values().map(|(row, _)| row.number).filter(|number| !kept.contains(number));
-    erased.into_iter().try_for_each(|number| database.remove(&Key::Row(number)))
+    let parts = scan.parts.iter().filter(|key| !named.contains(key)).copied();
+    parts.chain(erased.map(Key::Row)).collect()
 }
 
 /// The account of these rows.

@@ -8,6 +8,7 @@ use bytes::Bytes;
 use hedge_agent_core::outbox::{Change, Ending, WriteId};
 
 use super::Shared;
+use super::database::Fault;
 use super::pace::Waiting;
 use super::part::INLINE_BYTES;
 
@@ -39,8 +40,8 @@ pub(super) struct Queue {
     waiting: Waiting,
     /// With so many writes the thread is to be woken; before that with the first of a kind.
     pub(super) wake_at: usize,
-    /// A checkpoint is made, or failed.
-    pub(super) checkpoint_ended: bool,
+    /// What became of the checkpoint that was being made.
+    pub(super) checkpointed: Option<Result<(), Fault>>,
     /// A reader found the database unusable.
     pub(super) reopen: bool,
     /// Nothing more is taken.

@@ -1,16 +1,14 @@
 //! The database of a running outbox, opened anew after a fault, or written anew because it has grown too large.
 //!
 //! After a fault sled takes nothing any more, and what it holds is not known: it may have more than was reported, or less.
-//! The table knows what was: what the database lacks comes from the journal or is found in raw bytes, what it has beyond the
-//! table is removed.
+//! The table knows what was: where the database does not agree with it, even with what the journal has, a new one is made of what
+//! can be found in raw bytes.
 
-use std::collections::HashSet;
 use std::io;
 use std::path::Path;
-use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, PoisonError};
 
-use super::checkpoint;
 use super::committer::Committer;
 use super::database::{Database, Fault, Scan};
 use super::key::Key;
@@ -24,76 +22,60 @@ const COMPACT_TIMES: u64 = 4;
 const ROW_COST: u64 = 512;
 
 impl Committer {
-    /// Closes the database and opens it again with what the table says; then the journal is empty.
+    /// Closes the database and opens it again, if it agrees with the table; else it is written anew.
     pub(super) fn reopen(&mut self) -> Result<(), Fault> {
         // What else stood in its way is met again, or is gone.
         if let Err(fault @ Fault::Disk(_)) = self.wait_for_checkpoint() {
             return Err(fault);
         }
         self.shared.counters.reopened.fetch_add(1, Ordering::Relaxed);
-        let mut slot = self.shared.database.write().unwrap_or_else(PoisonError::into_inner);
+        let shared = Arc::clone(&self.shared);
+        let mut slot = shared.database.write().unwrap_or_else(PoisonError::into_inner);
         if let Some(broken) = slot.take() {
             // How it takes that does not matter: it is read anew.
             let _ = broken.close();
         }
-        let database = match self.open_and_replay() {
-            Ok((database, scan)) if self.has_all(&scan) => {
-                self.remove_surplus(&database, &scan)?;
-                database
+        match self.open_again() {
+            Ok((database, scan)) if self.agrees(&scan) => {
+                *slot = Some(database);
+                return Ok(());
             }
-            Err(full @ Fault::Full(_)) => return Err(full),
-            Err(error) => {
-                tracing::warn!(%error, "the outbox's database does not open again; writing it anew");
-                self.salvage()?
-            }
+            Err(fault @ (Fault::Full(_) | Fault::Disk(_))) => return Err(fault),
+            Err(fault) => tracing::warn!(%fault, "the outbox's database does not open again; writing it anew"),
             Ok((database, _)) => {
                 let _ = database.close();
                 tracing::warn!("the outbox's database lost something when it was opened again; writing it anew");
-                self.salvage()?
             }
-        };
-        *slot = Some(database);
-        drop(slot);
+        }
+        *slot = Some(self.salvage()?);
+        // The new one has all of it.
         self.shared.journal.clear_all()
     }
 
-    fn open_and_replay(&self) -> Result<(Database, Scan), Fault> {
+    fn open_again(&self) -> Result<(Database, Scan), Fault> {
         let database = Database::open(&self.places.database())?;
-        checkpoint::replay(&self.shared.journal, &database)?;
-        let scan = database.scan()?;
+        let scan = database.scan(&self.shared.journal)?;
         Ok((database, scan))
     }
 
-    fn has_all(&self, scan: &Scan) -> bool {
+    /// Whether a database has, with the journal, what the table has, and no more.
+    fn agrees(&self, scan: &Scan) -> bool {
         let table = self.shared.table();
-        let has = |row: &Row| scan.rows.contains_key(&row.id()) && (row.body.lost || scan.has_body(row));
-        scan.damaged.is_empty() && table.rows().into_iter().all(has)
-    }
-
-    /// Makes the database what the table says.
-    fn remove_surplus(&self, database: &Database, scan: &Scan) -> Result<(), Fault> {
-        let mut table = self.shared.table();
-        for (id, (row, _)) in &scan.rows {
-            match table.row(id) {
-                None => database.remove(&Key::Row(row.number))?,
-                Some(known) if known != row => database.put(&Key::Row(row.number), &known.encode(&table.account()))?,
-                Some(_) => {}
-            }
-        }
-        let named: HashSet<Key> = table.rows().into_iter().flat_map(Row::parts).collect();
-        scan.parts.iter().filter(|key| !named.contains(key)).try_for_each(|key| database.remove(key))?;
-        let (key, value) = table.restate();
-        database.put(&key, &value)?;
-        database.barrier()
+        let has = |row: &Row| {
+            let found = scan.rows.get(&row.id()).is_some_and(|(found, _)| found == row);
+            found && (row.body.lost || scan.has_body(row))
+        };
+        scan.damaged.is_empty() && scan.rows.len() == table.len() && table.rows().into_iter().all(has)
     }
 
     /// A new database from the raw bytes of the old one and of the journal.
-    fn salvage(&self) -> Result<Database, Fault> {
+    fn salvage(&mut self) -> Result<Database, Fault> {
         let mut found = raw::Found::default();
         found.search(&self.places.database())?;
         self.shared.journal.paths().iter().try_for_each(|path| found.search(path))?;
         let rows = self.build(|key| Ok(found.part(key)?))?;
-        self.put_in_place(&rows, |old| self.shared.quarantine.take(old, "database").map(drop))
+        let shared = Arc::clone(&self.shared);
+        self.put_in_place(&rows, |old| shared.quarantine.take(old, "database").map(drop))
     }
 
     /// Writes a database of what the table has.
@@ -104,10 +86,13 @@ impl Committer {
         self.places.build(rows, table.account(), part)
     }
 
-    fn put_in_place(&self, rows: &[Row], keep: impl FnOnce(&Path) -> io::Result<()>) -> Result<Database, Fault> {
+    fn put_in_place(&mut self, rows: &[Row], keep: impl FnOnce(&Path) -> io::Result<()>) -> Result<Database, Fault> {
         self.places.swap(keep)?;
-        let mut table = self.shared.table();
-        rows.iter().filter(|row| row.body.lost).for_each(|row| table.lose_body(&row.id()));
+        self.durable = {
+            let mut table = self.shared.table();
+            rows.iter().filter(|row| row.body.lost).for_each(|row| table.lose_body(&row.id()));
+            table.account()
+        };
         Ok(Database::open(&self.places.database())?)
     }
 
@@ -123,16 +108,21 @@ impl Committer {
             return Ok(());
         }
         self.checkpoint_all()?;
-        if let Err(fault) = self.compact() {
-            tracing::warn!(%fault, "the outbox's database was not made smaller");
+        match self.compact() {
+            Err(fault @ Fault::Disk(_)) => Err(fault),
+            Err(fault) => {
+                tracing::warn!(%fault, "the outbox's database was not made smaller");
+                Ok(())
+            }
+            Ok(()) => Ok(()),
         }
-        Ok(())
     }
 
     /// Writes the database anew, as small as what it holds. Where there is no space for that, the old one stays.
     fn compact(&mut self) -> Result<(), Fault> {
         self.shared.counters.compacted.fetch_add(1, Ordering::Relaxed);
-        let mut slot = self.shared.database.write().unwrap_or_else(PoisonError::into_inner);
+        let shared = Arc::clone(&self.shared);
+        let mut slot = shared.database.write().unwrap_or_else(PoisonError::into_inner);
         let Some(old) = slot.as_ref() else { return Ok(()) };
         let rows = self.build(|key| Ok(old.part(key)?))?;
         // How it takes that does not matter any more.

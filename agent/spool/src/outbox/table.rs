@@ -5,7 +5,7 @@
 //!
 //! # Order within a step
 //!
-//! sled recovers a prefix of what was written. So each change has one value that makes it, and it is written after what it
+//! Of a step that the power interrupts the journal has a prefix, as sled has of what it was given. So each change has one value that makes it, and it is written after what it
 //! rests on: parts of a payload before the last one, which has the row of the entry with it, parts of an answer before the row
 //! of the result (which is newer than the entry's, so that an id has one or the other), the account before the row that it no
 //! longer counts is removed. Parts without a row are swept at the next open.
@@ -52,6 +52,11 @@ pub(super) struct Step {
 }
 
 impl Step {
+    /// Takes these keys out.
+    pub(super) fn removal(removes: Vec<Key>) -> Self {
+        Self { removes, ..Self::default() }
+    }
+
     /// The file that the row named before, which may be named no more.
     pub(super) fn released(&self) -> Option<[u8; 32]> {
         self.undo.as_ref()?.1.as_ref()?.body.file

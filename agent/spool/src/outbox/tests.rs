@@ -311,6 +311,33 @@ fn while_the_journal_is_carried_over_everything_can_be_read_and_more_is_accepted
 }
 
 #[test]
+fn a_start_with_both_halves_of_the_journal_full_goes_on() {
+    let (before, folder) = (TempDir::new().unwrap(), TempDir::new().unwrap());
+    let small = |folder: &Path| OutboxConfig { journal_bytes: 4096, ..config(folder) };
+    let mut bench = Bench::with(small(before.path()));
+    {
+        let shared = Arc::clone(&bench.store.running.shared);
+        // A reader that does not end holds the checkpoint of the first half up.
+        let _reader = shared.database.read().unwrap();
+        assert!(bench.insert(1, &[1; 3000]) && bench.insert(2, &[2; 3000]));
+        torn::put(folder.path(), &torn::image_of(before.path()));
+    }
+    for half in ["journal-0", "journal-1"] {
+        assert!(fs::read(folder.path().join("outbox").join(half)).unwrap().starts_with(b"hoj1"));
+    }
+    let mut bench = Bench::with(small(folder.path()));
+    assert_eq!((bench.found.saved.len(), &bench.found.damage), (2, &vec![]));
+    assert!(bench.insert(3, &[3; 3000]));
+    for number in 1..=3 {
+        assert_eq!(bench.store.payload(&id(number)).unwrap().unwrap(), vec![number; 3000]);
+    }
+    drop(bench);
+    let bench = Bench::open(folder.path());
+    assert_eq!(bench.found.saved, [1, 2, 3].map(|number| Saved::Entry(head(number))));
+    assert_eq!(bench.found.damage, []);
+}
+
+#[test]
 fn two_processes_do_not_share_an_outbox() {
     let folder = TempDir::new().unwrap();
     let _bench = Bench::open(folder.path());

@@ -5,8 +5,8 @@
 //! ```
 //!
 //! One half is written to. When it is full, or a second after it was begun, the other one takes its place, and what it has goes
-//! into the database (checkpoint.rs); from then on it is empty. After a restart all there is goes that way first. Of the changes
-//! of one key only the last counts, so a request that was answered and fetched meanwhile never reaches the database.
+//! into the database (checkpoint.rs); from then on it is empty. Whoever reads asks the journal first, and so does a start. Of the
+//! changes of one key only the last counts, so a request that was answered and fetched meanwhile never reaches the database.
 //!
 //! A half keeps its blocks when it is emptied: overwriting them takes no change of the file system's own, which is half of what
 //! an fsync costs where a file grows.
@@ -19,6 +19,8 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use rustix::io::Errno;
+
 pub(super) use self::entry::Entry;
 use self::entry::{ENTRY_HEAD, Entries, HALF_HEADER};
 use super::database::Fault;
@@ -30,14 +32,14 @@ mod entry;
 
 /// Bytes that are read at a time.
 const READ_BYTES: usize = 64 * 1024;
-/// Entries that are given at a time.
-const CHUNK: usize = 64;
+/// Bytes of values that are given at a time.
+const CHUNK_BYTES: usize = 256 * 1024;
 
 /// The open journal. One thread appends and seals; the others read, and one of them empties the half that was sealed.
 pub(super) struct Journal {
     paths: [PathBuf; 2],
     files: [File; 2],
-    /// What a half holds at most.
+    /// What a half holds at most, unless one group is more.
     capacity: u64,
     halves: Mutex<Halves>,
 }
@@ -60,7 +62,7 @@ struct Half {
     end: u64,
     chain: u32,
     generation: u64,
-    /// When its first group was appended.
+    /// When its first group was appended, or read.
     begun: Option<Instant>,
 }
 
@@ -92,7 +94,7 @@ impl Journal {
         if is_new {
             sync_folder(folder)?;
         }
-        let halves = [Half::read(&files[0]), Half::read(&files[1])];
+        let halves = [&files[0], &files[1]].map(Half::read);
         let active = usize::from(halves[1].generation > halves[0].generation);
         Ok(Self { paths, files, capacity, halves: Mutex::new(Halves { active, halves }) })
     }
@@ -127,34 +129,47 @@ impl Journal {
         };
         group.bytes.reserve(steps.iter().map(bytes_of).sum());
         steps.iter().for_each(|step| group.take(step));
+        if group.places.is_empty() {
+            return Ok(());
+        }
         write(&self.files[active], &group)?;
         self.halves().halves[active].extend(group);
         Ok(())
     }
 
-    /// The last that it says of a key.
-    pub(super) fn last(&self, key: &Key) -> Last {
+    /// Whether it says anything of a key.
+    pub(super) fn changes(&self, key: &Key) -> bool {
+        self.halves().halves.iter().any(|half| half.places.contains_key(key))
+    }
+
+    /// The last that it says of a key. What fails may work later, other than a sector that cannot be read any more.
+    pub(super) fn last(&self, key: &Key) -> io::Result<Last> {
         // Locked until the value is read: what is emptied may be written over.
         let halves = self.halves();
         let newest_first = [halves.active, 1 - halves.active].into_iter();
         let mut found = newest_first.filter_map(|half| halves.halves[half].places.get(key).map(|place| (half, place)));
-        match found.next() {
-            None => Last::Elsewhere,
-            Some((_, Place { length: None, .. })) => Last::Gone,
-            Some((half, Place { at, length: Some(length) })) => {
-                let mut value = vec![0; *length];
-                let read = self.files[half].read_exact_at(&mut value, *at);
-                read.map_or(Last::Gone, |()| Last::Value(value))
-            }
+        let (half, at, length) = match found.next() {
+            None => return Ok(Last::Elsewhere),
+            Some((_, Place { length: None, .. })) => return Ok(Last::Gone),
+            Some((half, Place { at, length: Some(length) })) => (half, *at, *length),
+        };
+        let mut value = vec![0; length];
+        match self.files[half].read_exact_at(&mut value, at) {
+            Ok(()) => Ok(Last::Value(value)),
+            Err(error) if Errno::from_io_error(&error) == Some(Errno::IO) => Ok(Last::Gone),
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(Last::Gone),
+            Err(error) => Err(error),
         }
     }
 
-    /// Has the other half written to from now on, if that is empty and this one is not; and says which was sealed.
+    /// The half that is to be carried over: one that is sealed, or else the one that is written to so far. Then the other one is.
     pub(super) fn seal(&self) -> Option<HalfId> {
         let mut halves = self.halves();
         let (active, other) = (halves.active, 1 - halves.active);
-        let may = !halves.halves[active].is_empty() && halves.halves[other].is_empty();
-        may.then(|| {
+        if !halves.halves[other].is_empty() {
+            return Some(HalfId(other));
+        }
+        (!halves.halves[active].is_empty()).then(|| {
             halves.active = other;
             HalfId(active)
         })
@@ -175,7 +190,7 @@ impl Journal {
     ) -> Result<(), Fault> {
         let mut entries = Entries::of(BufReader::with_capacity(READ_BYTES, At(&self.files[half.0], 0)));
         loop {
-            let mut chunk: Vec<Entry> = entries.iter_mut().flatten().take(CHUNK).collect();
+            let mut chunk = next_chunk(entries.iter_mut().flatten());
             if chunk.is_empty() {
                 break;
             }
@@ -237,10 +252,23 @@ impl Half {
             let length = entry.value.as_ref().map(Vec::len);
             half.places.insert(entry.key, Place { at: entry.at, length });
         }
+        half.begun = Some(Instant::now());
         half.generation = entries.generation();
         (half.end, half.chain) = entries.end();
         half
     }
+}
+
+fn next_chunk(entries: impl Iterator<Item = Entry>) -> Vec<Entry> {
+    let (mut chunk, mut bytes) = (Vec::new(), 0);
+    for entry in entries {
+        bytes += entry.value.as_ref().map_or(0, Vec::len) + ENTRY_HEAD;
+        chunk.push(entry);
+        if bytes >= CHUNK_BYTES {
+            break;
+        }
+    }
+    chunk
 }
 
 /// Changes on their way to the end of a half.
@@ -284,7 +312,8 @@ fn bytes_of(step: &Step) -> usize {
 fn write(file: &File, group: &Group) -> Result<(), Fault> {
     if let Err(error) = file.write_all_at(&group.bytes, group.begin) {
         // Else a part of it might be found behind a shorter group.
-        file.set_len(group.begin)?;
+        let cut = file.set_len(group.begin);
+        cut.map_err(|error| Fault::Disk(format!("the outbox's journal cannot be cut: {error}")))?;
         sync(file)?;
         return Err(error.into());
     }
