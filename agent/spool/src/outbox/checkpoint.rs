@@ -7,7 +7,7 @@
 //!
 //! Whatever interrupts it, the journal still has everything, and carrying it over again makes the same.
 //!
-//! It is one thread for all of them: what sled keeps in memory lies where the allocator put it for the thread that wrote it.
+//! It is one thread for all that are made while others wait for nothing: what sled keeps in memory lies where the allocator put it for the thread that wrote it.
 
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -17,8 +17,8 @@ use std::thread::JoinHandle;
 
 use super::Shared;
 use super::committer::Committer;
-use super::database::Fault;
-use super::journal::HalfId;
+use super::database::{Database, Fault};
+use super::journal::{HalfId, Journal};
 use crate::store::panic_text;
 
 /// The thread that makes checkpoints, one at a time.
@@ -68,6 +68,12 @@ impl Drop for Checkpointer {
     }
 }
 
+/// Writes everything that the journal has into a database that nobody else uses. The journal keeps it.
+pub(super) fn replay(journal: &Journal, database: &Database) -> Result<(), Fault> {
+    journal.replay_all(|entries| database.apply(entries))?;
+    if journal.is_empty() { Ok(()) } else { database.barrier() }
+}
+
 impl Shared {
     /// Carries a half of the journal over, and empties it.
     fn checkpoint(&self, half: HalfId) -> Result<(), Fault> {
@@ -112,6 +118,9 @@ impl Committer {
     /// Waits for the checkpoint that is being made, if there is one, and mends what stood in its way.
     pub(super) fn end_checkpoint(&mut self) -> Result<(), Fault> {
         let ended = self.wait_for_checkpoint();
+        if ended.as_ref().is_ok_and(|&was_made| was_made) {
+            self.failed_checkpoints = 0;
+        }
         let looked = ended.and_then(|was_made| if was_made { self.look_at_size() } else { Ok(()) });
         looked.or_else(|fault| self.recover(fault))
     }
@@ -149,7 +158,10 @@ impl Committer {
             Fault::Disk(_) => return Err(fault),
             Fault::Full(_) if self.audits_give_way() => {}
             Fault::Full(why) => self.become_full(&why),
-            Fault::Broken(why) => tracing::warn!(why, "the outbox's database failed; opening it anew"),
+            Fault::Broken(why) => {
+                self.failed_checkpoints += 1;
+                tracing::warn!(why, "the outbox's database failed; opening it anew");
+            }
         }
         self.reopen_or_be_full()
     }

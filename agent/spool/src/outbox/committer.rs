@@ -69,8 +69,19 @@ pub(super) fn start(
         let pace = Pace::default();
         let look_at = Instant::now();
         let durable = shared.table().account();
-        let mut committer =
-            Committer { shared, places, ledger, reserve, report, pace, look_at, durable, checkpointer, dead: false };
+        let mut committer = Committer {
+            shared,
+            places,
+            ledger,
+            reserve,
+            report,
+            pace,
+            look_at,
+            durable,
+            failed_checkpoints: 0,
+            checkpointer,
+            dead: false,
+        };
         // Nobody else would tell those who wait for a report.
         if let Err(panic) = catch_unwind(AssertUnwindSafe(|| committer.run())) {
             committer.die(&format!("the outbox's thread panicked: {}", panic_text(&*panic)));
@@ -90,6 +101,8 @@ pub(super) struct Committer {
     look_at: Instant,
     /// The account of the newest change that is on the disk: the ledger must not know of a newer one.
     pub(super) durable: Account,
+    /// Checkpoints in a row that the database failed in.
+    pub(super) failed_checkpoints: u32,
     pub(super) checkpointer: Checkpointer,
     dead: bool,
 }
@@ -232,7 +245,9 @@ impl Committer {
             self.shared.table().undo(steps);
             return Err(fault);
         }
-        self.durable = self.shared.table().account();
+        if steps.iter().any(|step| step.record.is_some()) {
+            self.durable = self.shared.table().account();
+        }
         self.tell_ledger(&steps)?;
         let table = self.shared.table();
         let released = steps.iter().filter_map(Step::released).filter(|file| !table.names_file(file));
@@ -265,7 +280,7 @@ impl Committer {
 
     fn tell_ledger(&mut self, steps: &[Step]) -> Result<(), Fault> {
         let records: Vec<&[u8]> = steps.iter().filter_map(|step| step.record.as_deref()).collect();
-        if self.ledger.is_synced() && !self.is_full() {
+        if self.ledger.is_synced() && !self.ledger.is_behind() && !self.is_full() {
             self.look_at = Instant::now() + LOOK_EVERY;
         }
         self.ledger.append(&records.concat()).map_err(|error| ledger_fault(&error))?;
@@ -346,6 +361,9 @@ impl Committer {
         self.look_at = Instant::now() + LOOK_EVERY;
         if self.is_full() {
             self.look_for_space();
+        }
+        if self.dead {
+            return;
         }
         let told = if self.ledger.is_behind() { self.renew_ledger() } else { Ok(()) };
         let synced = self.ledger.sync().map_err(|error| ledger_fault(&error));

@@ -117,8 +117,9 @@ fn unnamed(rows: &[Row], account: &Account, ledger: &Evidence) -> Option<Unnamed
     Some(Unnamed { count: missing, numbers })
 }
 
-fn totals(rows: &[Row]) -> (u64, u64) {
-    (rows.len() as u64, rows.iter().fold(0, |sum: u64, row| sum.wrapping_add(row.number)))
+/// How many rows, and the sum of their numbers.
+pub(super) fn totals<'a>(rows: impl IntoIterator<Item = &'a Row>) -> (u64, u64) {
+    rows.into_iter().fold((0, 0), |(live, sum), row| (live + 1, sum.wrapping_add(row.number)))
 }
 
 fn hex(bytes: &[u8]) -> String {
@@ -221,7 +222,7 @@ mod tests {
         );
         assert_eq!(judged(&scan(&[1, 4], &[2, 3]), &ledger(&[1, 2, 3, 4])).unwrap_err(), "it lost number 2");
         // A ledger of which the power left a page and not the one before it tells nothing of the kind.
-        let torn = Evidence { blank: 1, ..ledger(&[1, 2, 3, 4]) };
+        let torn = Evidence { newest: account(10, &[1, 2, 3, 4, 5]), ..ledger(&[1, 2, 3, 4]) };
         assert_eq!(judged(&scan(&[1, 4], &[2, 3]), &torn), Ok(vec![1, 4]));
     }
 
@@ -241,7 +242,7 @@ mod tests {
         assert_eq!(rows, [row(1, 0)], "2 went, and 3 is not in a ledger that is newer than it");
         let (rows, ..) = merged(&found(&[(row(4, 0), 11)]), &knows);
         assert_eq!(rows, [row(1, 0), row(4, 0)], "4 came after the ledger was last written");
-        (knows.unreadable, knows.damaged) = (1, 1);
+        (knows.newest, knows.unreadable) = (account(10, &[1, 3]), 1);
         let (rows, ..) = merged(&found(&[(row(3, 0), 6)]), &knows);
         assert_eq!(rows, [row(1, 0), row(3, 0)], "a damaged ledger may have had 3");
     }

@@ -77,19 +77,19 @@ pub(super) struct Scan {
 
 impl Database {
     /// Opens the database in `folder`, or makes it there.
-    pub(super) fn open(folder: &Path) -> Result<Self, StoreError> {
+    pub(super) fn open(folder: &Path) -> Result<Self, Fault> {
         let path = folder.join("db");
         let is_new = !path.exists();
         if !is_new {
-            File::open(&path).and_then(|file| file.sync_all()).map_err(|error| from_io(&error))?;
+            File::open(&path).and_then(|file| file.sync_all()).map_err(Fault::from)?;
         }
         let store = Store::open_with(folder, u64::MAX, Flushing::ByCaller)?;
-        let file = File::open(&path).map_err(|error| from_io(&error))?;
+        let file = File::open(&path).map_err(Fault::from)?;
         let portion = if write_through(&file) { usize::MAX } else { PORTION };
         let database = Self { store, file, portion };
         if is_new {
-            database.barrier().map_err(|fault| StoreError::Failed(fault.to_string()))?;
-            sync_folder(folder).map_err(|error| from_io(&error))?;
+            database.barrier()?;
+            sync_folder(folder).map_err(Fault::from)?;
         }
         Ok(database)
     }
@@ -145,21 +145,21 @@ impl Database {
         self.store.disk_bytes()
     }
 
-    /// Reads everything, as it will be when it has what the journal has.
-    pub(super) fn scan(&self, journal: &Journal) -> Result<Scan, Fault> {
+    /// Reads everything; with a journal, as it will be when it has what that has.
+    pub(super) fn scan(&self, journal: Option<&Journal>) -> Result<Scan, Fault> {
         let mut scan = Scan::default();
+        let is_older = |key: &[u8]| journal.zip(Key::parse(key)).is_some_and(|(journal, key)| journal.changes(&key));
         self.store.each_entry(|key, value| {
-            if !Key::parse(key).is_some_and(|key| journal.changes(&key)) {
+            if !is_older(key) {
                 scan.take(key, value);
             }
         })?;
-        for half in journal.filled() {
-            journal.replay(half, |entries| {
-                let values = entries.iter().filter_map(|entry| entry.value.as_ref().map(|value| (entry.key, value)));
-                values.for_each(|(key, value)| scan.take(&key.bytes(), value));
-                Ok(())
-            })?;
-        }
+        let Some(journal) = journal else { return Ok(scan) };
+        journal.replay_all(|entries| {
+            let values = entries.iter().filter_map(|entry| entry.value.as_ref().map(|value| (entry.key, value)));
+            values.for_each(|(key, value)| scan.take(&key.bytes(), value));
+            Ok(())
+        })?;
         Ok(scan)
     }
 

@@ -16,6 +16,7 @@ use std::path::{Path, PathBuf};
 
 use hedge_wire::RequestId;
 
+use super::compare::totals;
 use super::database::newer;
 use super::room::is_full;
 use super::row::{self, Account, ROW, Record, Row};
@@ -49,10 +50,6 @@ pub(super) struct Evidence {
     pub(super) unreadable: u64,
     /// Those of them that others follow: what a power cut leaves of an append is at the end.
     pub(super) damaged: u64,
-    /// Records of zeros that others follow: a power cut may leave a page and not the one before it.
-    pub(super) blank: u64,
-    /// Records of zeros, and a torn one at the end.
-    pub(super) zeros: u64,
 }
 
 impl Evidence {
@@ -82,9 +79,10 @@ impl Evidence {
         }
     }
 
-    /// Whether it has everything that it was told up to its newest change: what it does not name was not there then.
+    /// Whether it names what there was at its newest change, by that one's account: a power cut may have left a page and not the one
+    /// before it.
     pub(super) fn is_whole(&self) -> bool {
-        self.damaged == 0 && self.blank == 0
+        totals(self.rows.values().map(|(row, _)| row)) == (self.newest.live, self.newest.sum)
     }
 
     fn take(&mut self, record: &[u8]) {
@@ -100,17 +98,14 @@ impl Evidence {
                 account
             }
             // What a power cut leaves of an append.
-            None if record.len() < ROW || record.iter().all(|&byte| byte == 0) => {
-                self.zeros += 1;
-                return;
-            }
+            None if record.len() < ROW || record.iter().all(|&byte| byte == 0) => return,
             None => {
                 self.unreadable += 1;
                 return;
             }
         };
         self.newest = newer(self.newest, account);
-        (self.damaged, self.blank) = (self.unreadable, self.zeros);
+        self.damaged = self.unreadable;
     }
 }
 
@@ -236,7 +231,7 @@ mod tests {
         ledger.sync().unwrap();
         let evidence = Evidence::read(&path);
         assert_eq!(ids(&evidence), [1, 2]);
-        assert_eq!((evidence.newest, evidence.unreadable, evidence.is_whole()), (account(3), 0, true));
+        assert_eq!((evidence.newest, evidence.unreadable), (account(3), 0));
         assert_eq!(evidence.gone, [(row(0).id(), 3)].into());
     }
 
@@ -286,11 +281,25 @@ mod tests {
         fs::remove_dir(&path).unwrap();
         // Blocks that were allocated and never written.
         fs::write(&path, [&sound[..], &[0; 3 * ROW]].concat()).unwrap();
-        let evidence = Evidence::read(&path);
-        assert!(evidence.unreadable == 0 && evidence.is_whole());
-        fs::write(&path, [&sound[..], &[0; 2 * ROW], &sound[3 * ROW..]].concat()).unwrap();
-        let evidence = Evidence::read(&path);
-        assert!(evidence.unreadable == 0 && evidence.blank == 2 && !evidence.is_whole());
+        assert_eq!(Evidence::read(&path).unreadable, 0);
+    }
+
+    #[test]
+    fn a_ledger_is_whole_if_it_names_as_many_rows_as_its_newest_account_counts_wherever_it_is_damaged() {
+        let folder = TempDir::new().unwrap();
+        let path = folder.path().join("ledger");
+        let three = Account { live: 3, sum: 3, ..account(7) };
+        Ledger::create(&path, &three, (0..3).map(row).collect::<Vec<_>>().iter()).unwrap();
+        let sound = fs::read(&path).unwrap();
+        assert!(Evidence::read(&path).is_whole());
+        for record in 1..=3 {
+            for lost in [0, 0xA5] {
+                let mut content = sound.clone();
+                content[record * ROW..(record + 1) * ROW].fill(lost);
+                fs::write(&path, content).unwrap();
+                assert!(!Evidence::read(&path).is_whole(), "record {record}");
+            }
+        }
     }
 
     // CRC-32C of the keys and the records drawn above, from an implementation of its own.

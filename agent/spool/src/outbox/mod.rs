@@ -21,8 +21,8 @@
 //! Numbers of requests are dense, and each row says how many rows there are and the sum of their numbers (the account), so the
 //! newest row tells what must be there. Every value has a checksum over its key and itself. The ledger, a file of another
 //! make, has the same rows. Where both agree, nothing is missing. Where they do not, or the database does not open, the values
-//! are taken from the raw bytes of its files and of the journal's (raw.rs), a new database is made of them, and the old one goes to the
-//! quarantine: so damage costs the request that it hit, by name, and no other.
+//! are taken from the raw bytes of its files and of the journal's (raw.rs), a new database is made of them, and the old one
+//! goes to the quarantine: so damage costs the request that it hit, by name, and no other.
 
 use std::fs::File;
 use std::io;
@@ -85,8 +85,8 @@ pub struct OutboxConfig {
     pub path: PathBuf,
     /// The most bytes of payloads; beyond it a new request finds no space.
     pub max_bytes: u64,
-    /// Bytes of each half of the journal, which is carried over into the database when it is full. A group of changes is in one half,
-    /// however large.
+    /// Bytes of each half of the journal, which is carried over into the database when it is full. A group of changes is in one
+    /// half, however large.
     pub journal_bytes: u64,
     /// How long a change stays in the journal, if it is not full before. What is over until then never reaches the database.
     pub journal_for: Duration,
@@ -281,7 +281,7 @@ pub(in crate::outbox) struct Shared {
     queue: Mutex<Queue>,
     wake: Condvar,
     table: Mutex<Table>,
-    journal: Journal,
+    journal: Arc<Journal>,
     /// Locked for writing while anything is written to it, until it is flushed. None while it cannot be opened.
     database: RwLock<Option<Database>>,
     files: Files,

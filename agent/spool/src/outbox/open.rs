@@ -1,4 +1,5 @@
-//! Opening the outbox: what lies there is compared with the ledger, and made whole again where it is damaged.
+//! Opening the outbox: what the journal has goes into the database, that is compared with the ledger, and made whole again where it
+//! is damaged.
 //!
 //! # A copy before sled opens it
 //!
@@ -11,7 +12,13 @@
 use std::collections::HashSet;
 use std::fs;
 use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::mpsc::sync_channel;
+use std::time::Duration;
 
+use super::checkpoint;
 use super::compare::{self, Unnamed};
 use super::database::{Database, Fault, Scan};
 use super::files::Files;
@@ -26,12 +33,16 @@ use super::row::{Account, Row, State};
 use super::table::{Step, Table};
 use super::{Damage, Found, OutboxConfig, OutboxError, unusable};
 use crate::replace::sync_folder;
-use crate::store::{StoreError, remove_any};
+use crate::store::{panic_text, remove_any};
+
+/// How long a database may take to be opened, and to take what the journal has.
+const PATIENCE: Duration = Duration::from_secs(10);
+const PATIENCE_PER_MIB: Duration = Duration::from_secs(2);
 
 /// An outbox that is whole.
 pub(super) struct Opened {
     pub(super) database: Database,
-    pub(super) journal: Journal,
+    pub(super) journal: Arc<Journal>,
     pub(super) table: Table,
     pub(super) ledger: Ledger,
     pub(super) files: Files,
@@ -74,7 +85,7 @@ struct Opening<'a> {
     places: Places,
     files: Files,
     quarantine: Quarantine,
-    journal: Journal,
+    journal: Arc<Journal>,
     evidence: Evidence,
 }
 
@@ -91,7 +102,7 @@ impl<'a> Opening<'a> {
             places,
             files: Files::open(config.path.join("bodies"))?,
             quarantine: Quarantine::new(config.path.join("quarantine"), config.max_quarantine_bytes),
-            journal: Journal::open(&config.path, config.journal_bytes)?,
+            journal: Arc::new(Journal::open(&config.path, config.journal_bytes)?),
             evidence: Evidence::read(&config.path.join("ledger")),
         })
     }
@@ -130,13 +141,13 @@ impl<'a> Opening<'a> {
             return self.salvage("it is not there".to_owned());
         }
         match self.copy_before(room).map_err(InPlace::from).and_then(|()| self.open_in_place()) {
-            Ok((database, scan, rows)) => {
+            Ok(whole) => {
                 sync_folder(&self.config.path)?;
-                // Nothing that is appended from here on is what a group was that the power interrupted.
-                let account = Account { barrier: scan.newest.barrier + 1, ..scan.newest };
-                let stray = stray(&scan, &rows);
-                self.journal.append(account.barrier, &[Step::removal(stray)])?;
-                Ok(Whole { database, rows, account, damage: Vec::new() })
+                Ok(whole)
+            }
+            Err(InPlace::Failed(why)) => {
+                remove_any(&self.places.before())?;
+                Err(Failed::Other(why))
             }
             Err(InPlace::Full(why)) => {
                 // It is sound as far as is known, and takes less space where it lies.
@@ -161,12 +172,19 @@ impl<'a> Opening<'a> {
         }
     }
 
-    fn open_in_place(&self) -> Result<(Database, Scan, Vec<Row>), InPlace> {
-        let database = Database::open(&self.places.database())?;
-        let scan = database.scan(&self.journal)?;
+    fn open_in_place(&self) -> Result<Whole, InPlace> {
+        let (path, journal) = (self.places.database(), Arc::clone(&self.journal));
+        let patience = PATIENCE + PATIENCE_PER_MIB * u32::try_from(journal.bytes() >> 20).unwrap_or(u32::MAX);
+        let (database, scan, has_space) = within(patience, move || Ok(read(&path, &journal)?))?;
         let has_file = |row: &Row| has_file(&self.files, row);
         let rows = compare::sound(&scan, &self.evidence, has_file).map_err(InPlace::Damaged)?;
-        Ok((database, scan, rows))
+        if has_space {
+            self.journal.clear_all()?;
+        }
+        // Higher than any: nothing that is appended from here on is what a group was that the power interrupted.
+        let barrier = scan.newest.barrier.max(self.evidence.newest.barrier) + 1;
+        self.journal.append(barrier, &[Step::removal(stray(&scan, &rows))])?;
+        Ok(Whole { database, rows, account: Account { barrier, ..scan.newest }, damage: Vec::new() })
     }
 
     /// A new database of all that can be found, the old one to the quarantine.
@@ -182,7 +200,7 @@ impl<'a> Opening<'a> {
         let was_lost: Vec<bool> = rows.iter().map(|row| row.body.lost).collect();
         let rows: Vec<Row> = rows.into_iter().map(|row| self.without_file(row)).collect();
         let account = Account { serial: account.serial + 1, ..totalled(account, &rows) };
-        let rows = self.places.build(rows, account, |key| Ok(found.part(key)?))?;
+        let rows = self.places.build(rows, account, |row, key| Ok(found.part(row, key)?))?;
         let mut kept = "not kept".to_owned();
         self.places.swap(|old| {
             // Better without the old one than without a new one.
@@ -192,7 +210,7 @@ impl<'a> Opening<'a> {
             }
             Ok(())
         })?;
-        let database = Database::open(&self.places.database()).map_err(Fault::from)?;
+        let database = Database::open(&self.places.database())?;
         // The new one has all of it.
         self.journal.clear_all()?;
         let mut damage = vec![Damage::Database { why, rows: rows.len(), kept }];
@@ -208,6 +226,43 @@ impl<'a> Opening<'a> {
     }
 }
 
+/// A database with what the journal has, and what is in it; and whether there was space to carry that over.
+fn read(path: &Path, journal: &Journal) -> Result<(Database, Scan, bool), Fault> {
+    let database = Database::open(path)?;
+    // Before it is looked at: of damage that the journal hides sled would lose something later.
+    match checkpoint::replay(journal, &database) {
+        Ok(()) => {
+            let scan = database.scan(None)?;
+            Ok((database, scan, true))
+        }
+        Err(Fault::Full(_)) => {
+            // It takes nothing more. What the journal has is read from there until there is space.
+            let _ = database.close();
+            let database = Database::open(path)?;
+            let scan = database.scan(Some(journal))?;
+            Ok((database, scan, false))
+        }
+        Err(fault) => Err(fault),
+    }
+}
+
+/// What the work gives. sled may wait for ever where it writes to a damaged file; then its thread is left to itself.
+fn within<T: Send + 'static>(
+    patience: Duration,
+    work: impl FnOnce() -> Result<T, InPlace> + Send + 'static,
+) -> Result<T, InPlace> {
+    let (sender, done) = sync_channel(1);
+    let work = move || {
+        let outcome = catch_unwind(AssertUnwindSafe(work));
+        // Nobody waits for it any more where it took too long.
+        let _ = sender.send(outcome.unwrap_or_else(|panic| Err(InPlace::Damaged(panic_text(&*panic)))));
+    };
+    let thread = std::thread::Builder::new().name("outbox-opening".into()).spawn(work);
+    thread.map_err(|error| InPlace::Failed(format!("no thread to open it: {error}")))?;
+    done.recv_timeout(patience)
+        .unwrap_or_else(|_| Err(InPlace::Damaged(format!("it did not take what it was given within {patience:?}"))))
+}
+
 /// What belongs to no row: parts of requests that were not accepted before the power went, and rows that were erased.
 fn stray(scan: &Scan, rows: &[Row]) -> Vec<Key> {
     let named: HashSet<_> = rows.iter().flat_map(Row::parts).collect();
@@ -220,8 +275,8 @@ fn stray(scan: &Scan, rows: &[Row]) -> Vec<Key> {
 /// The account of these rows.
 fn totalled(account: Account, rows: &[Row]) -> Account {
     let next = rows.iter().map(|row| row.number + 1).max().unwrap_or(0).max(account.next);
-    let sum = rows.iter().fold(0, |sum: u64, row| sum.wrapping_add(row.number));
-    Account { next, live: rows.len() as u64, sum, ..account }
+    let (live, sum) = compare::totals(rows);
+    Account { next, live, sum, ..account }
 }
 
 fn has_file(files: &Files, row: &Row) -> bool {
@@ -239,16 +294,12 @@ fn lost_body(row: &Row) -> Damage {
 enum InPlace {
     Full(String),
     Damaged(String),
+    /// It could not be tried.
+    Failed(String),
 }
 
 impl From<io::Error> for InPlace {
     fn from(error: io::Error) -> Self {
-        Fault::from(error).into()
-    }
-}
-
-impl From<StoreError> for InPlace {
-    fn from(error: StoreError) -> Self {
         Fault::from(error).into()
     }
 }
@@ -274,5 +325,25 @@ impl From<Fault> for Failed {
 impl From<io::Error> for Failed {
     fn from(error: io::Error) -> Self {
         Fault::from(error).into()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_does_not_come_to_an_end_or_panics_is_damage() {
+        let patience = Duration::from_millis(100);
+        let why = |outcome: Result<(), InPlace>| match outcome {
+            Err(InPlace::Damaged(why)) => why,
+            _ => unreachable!("it is damage"),
+        };
+        assert!(within(Duration::from_secs(60), || Ok(7)).is_ok_and(|given| given == 7));
+        let for_ever = || loop {
+            std::thread::park();
+        };
+        assert_eq!(why(within(patience, for_ever)), "it did not take what it was given within 100ms");
+        assert_eq!(why(within(Duration::from_secs(60), || panic!("no such page"))), "no such page");
     }
 }

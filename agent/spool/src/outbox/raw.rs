@@ -10,6 +10,8 @@ use std::io;
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 
+use hedge_wire::RequestId;
+
 use super::key::Key;
 use super::part::{PART_BYTES, Part};
 use super::row::{self, Account, HEADER, MAGIC, Record, Row};
@@ -29,7 +31,7 @@ pub(super) struct Found {
     /// The newest row of each number.
     pub(super) rows: HashMap<u64, (Row, Account)>,
     /// Where a part lies: in which file, where, and how long its value is.
-    parts: HashMap<Key, (usize, u64, usize)>,
+    parts: HashMap<(Key, RequestId), (usize, u64, usize)>,
 }
 
 impl Found {
@@ -46,9 +48,9 @@ impl Found {
         each_value(&File::open(path)?, |at, value| self.take(file, at, value))
     }
 
-    /// The value of a part, if it was found.
-    pub(super) fn part(&self, key: &Key) -> io::Result<Option<Vec<u8>>> {
-        let Some(&(file, at, length)) = self.parts.get(key) else { return Ok(None) };
+    /// The value of a part of a row's body, if it was found. A number may have been another request's that was never accepted.
+    pub(super) fn part(&self, row: &Row, key: &Key) -> io::Result<Option<Vec<u8>>> {
+        let Some(&(file, at, length)) = self.parts.get(&(*key, row.id())) else { return Ok(None) };
         let mut value = vec![0; length];
         File::open(&self.files[file])?.read_exact_at(&mut value, at)?;
         Ok(Part::decode(&value).is_some().then_some(value))
@@ -56,7 +58,8 @@ impl Found {
 
     fn take(&mut self, file: usize, at: u64, value: &[u8]) {
         if let Some(part) = Part::decode(value) {
-            self.parts.insert(Key::Part(part.side, part.number, part.part), (file, at, value.len()));
+            let key = Key::Part(part.side, part.number, part.part);
+            self.parts.insert((key, part.id), (file, at, value.len()));
         } else if let Some(Record::Row(row, account)) = row::decode(value) {
             let newer = self.rows.get(&row.number).is_none_or(|(_, known)| known.serial < account.serial);
             if newer {
@@ -107,8 +110,19 @@ mod tests {
     use super::*;
     use crate::outbox::key::Side;
     use crate::outbox::part;
-    use hedge_wire::RequestId;
+    use crate::outbox::row::{Body, How, State};
+    use hedge_agent_core::outbox::{Expiry, ResultHead};
+    use hedge_wire::{BootId, Digest};
+    use std::time::Duration;
     use tempfile::TempDir;
+
+    /// A row of the request of that id.
+    fn row(id: u8) -> Row {
+        let expiry = Expiry { boot: BootId(1), at: Duration::ZERO, left: Duration::ZERO };
+        let (id, digest) = (RequestId::from_bytes([id; 16]), Digest([1; 32]));
+        let head = ResultHead { id, digest, bytes: 0, fetched: false, expiry };
+        Row { number: 0, state: State::Ended(head, How::Answered), body: Body::default() }
+    }
 
     fn value(number: u64, length: usize) -> (Key, Vec<u8>) {
         part::cut(Side::Payload, number, RequestId::from_bytes([1; 16]), &vec![b'h'; length]).next().unwrap()
@@ -135,9 +149,10 @@ mod tests {
         found.search(folder.path()).unwrap();
         keys.extend([Key::Part(Side::Payload, 9, 0), Key::Part(Side::Payload, 11, 0)]);
         for key in keys {
-            assert!(found.part(&key).unwrap().is_some(), "{key:?}");
+            assert!(found.part(&row(1), &key).unwrap().is_some(), "{key:?}");
+            assert_eq!(found.part(&row(2), &key).unwrap(), None, "another request's");
         }
-        assert_eq!(found.part(&Key::Part(Side::Payload, 10, 0)).unwrap(), None);
+        assert_eq!(found.part(&row(1), &Key::Part(Side::Payload, 10, 0)).unwrap(), None);
     }
 
     #[test]

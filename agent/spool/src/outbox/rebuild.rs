@@ -61,13 +61,13 @@ impl Places {
         sync_folder(&self.folder)
     }
 
-    /// Writes a database of these rows beside the one there is. `part` gives the parts of bodies; a row of which one is missing
+    /// Writes a database of these rows beside the one there is. `part` gives the parts of their bodies; a row of which one is missing
     /// is written as one whose body is lost, and comes back as such.
     pub(super) fn build(
         &self,
         rows: Vec<Row>,
         account: Account,
-        part: impl Fn(&Key) -> Result<Option<Vec<u8>>, Fault>,
+        part: impl Fn(&Row, &Key) -> Result<Option<Vec<u8>>, Fault>,
     ) -> Result<Vec<Row>, Fault> {
         let path = self.new_one();
         remove(&path)?;
@@ -98,7 +98,7 @@ fn write(
     path: &Path,
     rows: Vec<Row>,
     account: Account,
-    part: impl Fn(&Key) -> Result<Option<Vec<u8>>, Fault>,
+    part: impl Fn(&Row, &Key) -> Result<Option<Vec<u8>>, Fault>,
 ) -> Result<Vec<Row>, Fault> {
     let database = Database::open(path)?;
     let mut written = Vec::with_capacity(rows.len());
@@ -120,11 +120,11 @@ fn write(
 fn copy_parts(
     database: &Database,
     row: &Row,
-    part: impl Fn(&Key) -> Result<Option<Vec<u8>>, Fault>,
+    part: impl Fn(&Row, &Key) -> Result<Option<Vec<u8>>, Fault>,
 ) -> Result<bool, Fault> {
     let keys = row.parts();
     for (at, key) in keys.iter().enumerate() {
-        match part(key)? {
+        match part(row, key)? {
             Some(value) => database.put(key, &value)?,
             None => {
                 keys[..at].iter().try_for_each(|key| database.remove(key))?;

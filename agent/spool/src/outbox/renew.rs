@@ -18,11 +18,14 @@ use super::row::Row;
 /// The database is written anew where its files are larger than this, and than so many times what it holds.
 const COMPACT_FROM: u64 = 64 * 1024 * 1024;
 const COMPACT_TIMES: u64 = 4;
+/// After so many checkpoints in a row that a database fails in, it is written anew whatever can be read of it.
+const FAILURES: u32 = 2;
 /// What a row costs beside its body.
 const ROW_COST: u64 = 512;
 
 impl Committer {
-    /// Closes the database and opens it again, if it agrees with the table; else it is written anew.
+    /// Closes the database and opens it again, if it agrees with the table and did not fail twice in a row; else it is written
+    /// anew.
     pub(super) fn reopen(&mut self) -> Result<(), Fault> {
         // What else stood in its way is met again, or is gone.
         if let Err(fault @ Fault::Disk(_)) = self.wait_for_checkpoint() {
@@ -36,7 +39,7 @@ impl Committer {
             let _ = broken.close();
         }
         match self.open_again() {
-            Ok((database, scan)) if self.agrees(&scan) => {
+            Ok((database, scan)) if self.failed_checkpoints < FAILURES && self.agrees(&scan) => {
                 *slot = Some(database);
                 return Ok(());
             }
@@ -44,17 +47,18 @@ impl Committer {
             Err(fault) => tracing::warn!(%fault, "the outbox's database does not open again; writing it anew"),
             Ok((database, _)) => {
                 let _ = database.close();
-                tracing::warn!("the outbox's database lost something when it was opened again; writing it anew");
+                tracing::warn!("the outbox's database lost something, or failed again; writing it anew");
             }
         }
         *slot = Some(self.salvage()?);
+        self.failed_checkpoints = 0;
         // The new one has all of it.
         self.shared.journal.clear_all()
     }
 
     fn open_again(&self) -> Result<(Database, Scan), Fault> {
         let database = Database::open(&self.places.database())?;
-        let scan = database.scan(&self.shared.journal)?;
+        let scan = database.scan(Some(&self.shared.journal))?;
         Ok((database, scan))
     }
 
@@ -73,13 +77,13 @@ impl Committer {
         let mut found = raw::Found::default();
         found.search(&self.places.database())?;
         self.shared.journal.paths().iter().try_for_each(|path| found.search(path))?;
-        let rows = self.build(|key| Ok(found.part(key)?))?;
+        let rows = self.build(|row, key| Ok(found.part(row, key)?))?;
         let shared = Arc::clone(&self.shared);
         self.put_in_place(&rows, |old| shared.quarantine.take(old, "database").map(drop))
     }
 
     /// Writes a database of what the table has.
-    fn build(&self, part: impl Fn(&Key) -> Result<Option<Vec<u8>>, Fault>) -> Result<Vec<Row>, Fault> {
+    fn build(&self, part: impl Fn(&Row, &Key) -> Result<Option<Vec<u8>>, Fault>) -> Result<Vec<Row>, Fault> {
         let mut table = self.shared.table();
         let rows: Vec<Row> = table.rows().into_iter().cloned().collect();
         table.restate();
@@ -93,7 +97,7 @@ impl Committer {
             rows.iter().filter(|row| row.body.lost).for_each(|row| table.lose_body(&row.id()));
             table.account()
         };
-        Ok(Database::open(&self.places.database())?)
+        Database::open(&self.places.database())
     }
 
     /// Writes the database anew where it has grown too large for what it holds.
@@ -124,7 +128,7 @@ impl Committer {
         let shared = Arc::clone(&self.shared);
         let mut slot = shared.database.write().unwrap_or_else(PoisonError::into_inner);
         let Some(old) = slot.as_ref() else { return Ok(()) };
-        let rows = self.build(|key| Ok(old.part(key)?))?;
+        let rows = self.build(|_, key| Ok(old.part(key)?))?;
         // How it takes that does not matter any more.
         let _ = slot.take().map(Database::close);
         *slot = Some(self.put_in_place(&rows, |_| Ok(()))?);

@@ -5,10 +5,10 @@
 //!
 //! # Order within a step
 //!
-//! Of a step that the power interrupts the journal has a prefix, as sled has of what it was given. So each change has one value that makes it, and it is written after what it
-//! rests on: parts of a payload before the last one, which has the row of the entry with it, parts of an answer before the row
-//! of the result (which is newer than the entry's, so that an id has one or the other), the account before the row that it no
-//! longer counts is removed. Parts without a row are swept at the next open.
+//! Of a step that the power interrupts the journal has a prefix, as sled has of what it was given. So each change has one value
+//! that makes it, and it is written after what it rests on: parts of a payload before the last one, which has the row of the
+//! entry with it, parts of an answer before the row of the result (which is newer than the entry's, so that an id has one or
+//! the other), the account before the row that it no longer counts is removed. Parts without a row are swept at the next open.
 
 use std::collections::HashMap;
 
@@ -106,10 +106,9 @@ impl Table {
         self.account.barrier
     }
 
-    /// The account once more, newer than any row: for a database from which something was removed by force.
-    pub(super) fn restate(&mut self) -> (Key, Vec<u8>) {
+    /// The account once more, newer than any row: for a database that is written anew.
+    pub(super) fn restate(&mut self) {
         self.account.serial += 1;
-        (Key::Account, self.account.encode())
     }
 
     /// The body of this row is lost.

@@ -13,7 +13,7 @@
 //!      9        key (key.rs), value (row.rs, part.rs)
 //! ```
 //!
-//! The chain ends where the last group ends, whatever lies behind it: a half is written over without being cleared, and what an
+//! The chain ends where the last whole entry ends, whatever lies behind it: a half is written over without being cleared, and what an
 //! earlier generation left is no part of this one.
 
 use std::io::{self, Read};

@@ -94,6 +94,8 @@ impl Journal {
         if is_new {
             sync_folder(folder)?;
         }
+        // What a killed process wrote and did not sync would be told, and lost when the power goes.
+        files.iter().filter(|file| file.metadata().is_ok_and(|meta| meta.len() > 0)).try_for_each(File::sync_data)?;
         let halves = [&files[0], &files[1]].map(Half::read);
         let active = usize::from(halves[1].generation > halves[0].generation);
         Ok(Self { paths, files, capacity, halves: Mutex::new(Halves { active, halves }) })
@@ -107,6 +109,11 @@ impl Journal {
         self.halves().halves.iter().all(Half::is_empty)
     }
 
+    /// Bytes of what it holds.
+    pub(super) fn bytes(&self) -> u64 {
+        self.halves().halves.iter().map(|half| half.end).sum()
+    }
+
     /// Whether the half that is written to takes so many bytes more. An empty one takes any.
     pub(super) fn has_room(&self, bytes: u64) -> bool {
         let halves = self.halves();
@@ -114,10 +121,9 @@ impl Journal {
         half.is_empty() || half.end.saturating_add(bytes) <= self.capacity
     }
 
-    /// Whether the half that is written to has held something for that long.
+    /// Whether something has been in it for that long.
     pub(super) fn holds_for(&self, time: Duration) -> bool {
-        let halves = self.halves();
-        halves.halves[halves.active].begun.is_some_and(|begun| begun.elapsed() >= time)
+        self.halves().halves.iter().any(|half| half.begun.is_some_and(|begun| begun.elapsed() >= time))
     }
 
     /// Has the changes survive the end of the power. A half begins with the generation, which is higher from half to half. Where
@@ -201,6 +207,11 @@ impl Journal {
             true => Ok(()),
             false => Err(Fault::Broken(format!("{} was damaged", self.paths[half.0].display()))),
         }
+    }
+
+    /// Likewise with everything.
+    pub(super) fn replay_all(&self, mut take: impl FnMut(&[Entry]) -> Result<(), Fault>) -> Result<(), Fault> {
+        self.filled().into_iter().try_for_each(|half| self.replay(half, &mut take))
     }
 
     /// Empties a half. Of two that hold something the older goes first: without the newer one it would undo what came later.

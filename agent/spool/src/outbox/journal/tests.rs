@@ -19,13 +19,11 @@ fn step(puts: &[(Key, &[u8])], removes: &[Key]) -> Step {
 
 fn replayed(journal: &Journal) -> Vec<(Key, Option<Vec<u8>>)> {
     let mut all = Vec::new();
-    for half in journal.filled() {
-        let take = |entries: &[Entry]| {
-            all.extend(entries.iter().map(|entry| (entry.key, entry.value.clone())));
-            Ok(())
-        };
-        journal.replay(half, take).unwrap();
-    }
+    let taken = journal.replay_all(|entries| {
+        all.extend(entries.iter().map(|entry| (entry.key, entry.value.clone())));
+        Ok(())
+    });
+    taken.unwrap();
     all
 }
 
