@@ -7,7 +7,8 @@
 //!
 //! Whatever interrupts it, the journal still has everything, and carrying it over again makes the same.
 //!
-//! It is one thread for all that are made while others wait for nothing: what sled keeps in memory lies where the allocator put it for the thread that wrote it.
+//! One thread makes all that others need not wait for: what sled keeps in memory lies where the allocator put it for the thread
+//! that wrote it.
 
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -68,9 +69,13 @@ impl Drop for Checkpointer {
     }
 }
 
-/// Writes everything that the journal has into a database that nobody else uses. The journal keeps it.
-pub(super) fn replay(journal: &Journal, database: &Database) -> Result<(), Fault> {
-    journal.replay_all(|entries| database.apply(entries))?;
+/// Writes everything that the journal has into a database that nobody else uses, a little at a time. The journal keeps it.
+pub(super) fn replay(
+    journal: &Journal,
+    database: &Database,
+    step: impl Fn() -> Result<(), Fault>,
+) -> Result<(), Fault> {
+    journal.replay_all(|entries| step().and_then(|()| database.apply(entries)))?;
     if journal.is_empty() { Ok(()) } else { database.barrier() }
 }
 
@@ -118,16 +123,19 @@ impl Committer {
     /// Waits for the checkpoint that is being made, if there is one, and mends what stood in its way.
     pub(super) fn end_checkpoint(&mut self) -> Result<(), Fault> {
         let ended = self.wait_for_checkpoint();
-        if ended.as_ref().is_ok_and(|&was_made| was_made) {
-            self.failed_checkpoints = 0;
-        }
         let looked = ended.and_then(|was_made| if was_made { self.look_at_size() } else { Ok(()) });
         looked.or_else(|fault| self.recover(fault))
     }
 
     /// Waits for the checkpoint that is being made, and says whether there was one.
     pub(super) fn wait_for_checkpoint(&mut self) -> Result<bool, Fault> {
-        self.checkpointer.wait(&self.shared).map_or(Ok(false), |outcome| outcome.map(|()| true))
+        let Some(outcome) = self.checkpointer.wait(&self.shared) else { return Ok(false) };
+        self.failed_checkpoints = match &outcome {
+            Ok(()) => 0,
+            Err(Fault::Broken(_)) => self.failed_checkpoints + 1,
+            Err(_) => self.failed_checkpoints,
+        };
+        outcome.map(|()| true)
     }
 
     /// Carries over everything, in this thread.
@@ -158,10 +166,7 @@ impl Committer {
             Fault::Disk(_) => return Err(fault),
             Fault::Full(_) if self.audits_give_way() => {}
             Fault::Full(why) => self.become_full(&why),
-            Fault::Broken(why) => {
-                self.failed_checkpoints += 1;
-                tracing::warn!(why, "the outbox's database failed; opening it anew");
-            }
+            Fault::Broken(why) => tracing::warn!(why, "the outbox's database failed; opening it anew"),
         }
         self.reopen_or_be_full()
     }

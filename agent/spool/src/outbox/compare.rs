@@ -18,13 +18,14 @@ pub(super) fn sound(scan: &Scan, ledger: &Evidence, has_file: impl Fn(&Row) -> b
         return Err(format!("it fell back to change {has} of {knew}"));
     }
     let rows = counted(scan)?;
+    let is_whole = ledger.is_whole();
     for row in &rows {
         let (_, account) = scan.rows[&row.id()];
-        if was_gone(row, &account, ledger) {
+        if was_gone(row, &account, ledger, is_whole) {
             return Err(format!("it has number {}, which was erased", row.number));
         }
     }
-    if ledger.newest.serial == scan.newest.serial && ledger.is_whole() {
+    if ledger.newest.serial == scan.newest.serial && is_whole {
         // What the ledger names was there then, and is.
         let ids: HashSet<RequestId> = rows.iter().map(Row::id).collect();
         let lost = ledger.rows.values().map(|(row, _)| row).filter(|row| !ids.contains(&row.id()));
@@ -74,12 +75,12 @@ pub(super) struct Unnamed {
 /// been there beside them.
 pub(super) fn merged(found: &HashMap<u64, (Row, Account)>, ledger: &Evidence) -> (Vec<Row>, Account, Option<Unnamed>) {
     let mut rows: HashMap<RequestId, (Row, Account)> = ledger.rows.clone();
-    let mut newest = ledger.newest;
+    let (mut newest, is_whole) = (ledger.newest, ledger.is_whole());
     for (row, account) in found.values() {
         newest = newer(newest, *account);
         let known = rows.get(&row.id());
         let newer = known.is_some_and(|(_, known)| account.serial > known.serial);
-        if newer || (known.is_none() && !was_gone(row, account, ledger)) {
+        if newer || (known.is_none() && !was_gone(row, account, ledger, is_whole)) {
             rows.insert(row.id(), (row.clone(), *account));
         }
     }
@@ -90,10 +91,10 @@ pub(super) fn merged(found: &HashMap<u64, (Row, Account)>, ledger: &Evidence) ->
 }
 
 /// Whether a row was removed since, by what the ledger knows: its bytes stay on the disk for a while.
-fn was_gone(row: &Row, account: &Account, ledger: &Evidence) -> bool {
+fn was_gone(row: &Row, account: &Account, ledger: &Evidence, is_whole: bool) -> bool {
     let went = ledger.gone.get(&row.id()).is_some_and(|&at| at > account.serial);
     let not_there = account.serial <= ledger.newest.serial && !ledger.rows.contains_key(&row.id());
-    went || (not_there && ledger.is_whole())
+    went || (not_there && is_whole)
 }
 
 /// What the newest account counts and nothing has.

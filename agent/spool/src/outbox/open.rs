@@ -6,8 +6,8 @@
 //! sled 0.34 destroys at open what it does not understand: behind a damaged message in its tail it overwrites the rest of the
 //! log, and every segment whose header is damaged is overwritten as free. So its file is copied first, which costs reading
 //! it and, where the copy goes before the system has written it out, nothing more. The copy is removed when the database is
-//! found to be sound. One that is there at the start means that the process died in here: then sled is not asked again,
-//! so that no damage can make the agent fail at each start.
+//! found to be sound. One that is there at the start means that the process died in here, while sled read its file or took what the
+//! journal has: then sled is not asked again, so that no damage can make the agent fail at each start.
 
 use std::collections::HashSet;
 use std::fs;
@@ -15,6 +15,7 @@ use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::sync_channel;
 use std::time::Duration;
 
@@ -22,7 +23,7 @@ use super::checkpoint;
 use super::compare::{self, Unnamed};
 use super::database::{Database, Fault, Scan};
 use super::files::Files;
-use super::journal::Journal;
+use super::journal::{Journal, Last};
 use super::key::Key;
 use super::ledger::{Evidence, Ledger};
 use super::quarantine::Quarantine;
@@ -35,9 +36,9 @@ use super::{Damage, Found, OutboxConfig, OutboxError, unusable};
 use crate::replace::sync_folder;
 use crate::store::{panic_text, remove_any};
 
-/// How long a database may take to be opened, and to take what the journal has.
+/// How long a database may take to be opened, and to take a little of what the journal has; and for each MiB of it.
 const PATIENCE: Duration = Duration::from_secs(10);
-const PATIENCE_PER_MIB: Duration = Duration::from_secs(2);
+const PATIENCE_PER_MIB: Duration = Duration::from_millis(500);
 
 /// An outbox that is whole.
 pub(super) struct Opened {
@@ -117,7 +118,6 @@ impl<'a> Opening<'a> {
             }
         };
         remove_any(&self.places.before())?;
-        sync_folder(&self.config.path)?;
         if self.evidence.damaged > 0 {
             whole.damage.push(Damage::Ledger { records: self.evidence.damaged });
         }
@@ -141,10 +141,7 @@ impl<'a> Opening<'a> {
             return self.salvage("it is not there".to_owned());
         }
         match self.copy_before(room).map_err(InPlace::from).and_then(|()| self.open_in_place()) {
-            Ok(whole) => {
-                sync_folder(&self.config.path)?;
-                Ok(whole)
-            }
+            Ok(whole) => Ok(whole),
             Err(InPlace::Failed(why)) => {
                 remove_any(&self.places.before())?;
                 Err(Failed::Other(why))
@@ -174,16 +171,22 @@ impl<'a> Opening<'a> {
 
     fn open_in_place(&self) -> Result<Whole, InPlace> {
         let (path, journal) = (self.places.database(), Arc::clone(&self.journal));
-        let patience = PATIENCE + PATIENCE_PER_MIB * u32::try_from(journal.bytes() >> 20).unwrap_or(u32::MAX);
-        let (database, scan, has_space) = within(patience, move || Ok(read(&path, &journal)?))?;
+        let mib = fs::metadata(path.join("db")).map_or(0, |meta| meta.len() >> 20);
+        let patience = PATIENCE + PATIENCE_PER_MIB * u32::try_from(mib).unwrap_or(u32::MAX);
+        let (database, scan, has_space) = within(patience, move |progress| Ok(read(&path, &journal, progress)?))?;
         let has_file = |row: &Row| has_file(&self.files, row);
         let rows = compare::sound(&scan, &self.evidence, has_file).map_err(InPlace::Damaged)?;
+        // In this order: a start that the power interrupts from here on is begun anew, and finds the same.
+        remove_any(&self.places.before())?;
+        sync_folder(&self.config.path)?;
         if has_space {
-            self.journal.clear_all()?;
+            self.journal.clear_all().map_err(InPlace::of_the_journal)?;
         }
         // Higher than any: nothing that is appended from here on is what a group was that the power interrupted.
-        let barrier = scan.newest.barrier.max(self.evidence.newest.barrier) + 1;
-        self.journal.append(barrier, &[Step::removal(stray(&scan, &rows))])?;
+        let known = [scan.newest.barrier, self.evidence.newest.barrier, self.journal.generation()];
+        let barrier = known.into_iter().max().unwrap_or(0) + 1;
+        let stray = Step::removal(stray(&scan, &rows));
+        self.journal.append(barrier, &[stray]).map_err(InPlace::of_the_journal)?;
         Ok(Whole { database, rows, account: Account { barrier, ..scan.newest }, damage: Vec::new() })
     }
 
@@ -196,7 +199,9 @@ impl<'a> Opening<'a> {
                 found.search(&path)?;
             }
         }
-        let (rows, account, unnamed) = compare::merged(&found.rows, &self.evidence);
+        let (mut rows, account, unnamed) = compare::merged(&found.rows, &self.evidence);
+        // Of what the journal says is gone the ledger may not know yet.
+        rows.retain(|row| !matches!(self.journal.last(&Key::Row(row.number)), Ok(Last::Gone)));
         let was_lost: Vec<bool> = rows.iter().map(|row| row.body.lost).collect();
         let rows: Vec<Row> = rows.into_iter().map(|row| self.without_file(row)).collect();
         let account = Account { serial: account.serial + 1, ..totalled(account, &rows) };
@@ -227,40 +232,68 @@ impl<'a> Opening<'a> {
 }
 
 /// A database with what the journal has, and what is in it; and whether there was space to carry that over.
-fn read(path: &Path, journal: &Journal) -> Result<(Database, Scan, bool), Fault> {
+fn read(path: &Path, journal: &Journal, progress: &Progress) -> Result<(Database, Scan, bool), Fault> {
     let database = Database::open(path)?;
     // Before it is looked at: of damage that the journal hides sled would lose something later.
-    match checkpoint::replay(journal, &database) {
-        Ok(()) => {
-            let scan = database.scan(None)?;
-            Ok((database, scan, true))
-        }
+    let carried_over = checkpoint::replay(journal, &database, || progress.step());
+    progress.step()?;
+    let (database, journal) = match carried_over {
+        Ok(()) => (database, None),
         Err(Fault::Full(_)) => {
             // It takes nothing more. What the journal has is read from there until there is space.
             let _ = database.close();
-            let database = Database::open(path)?;
-            let scan = database.scan(Some(journal))?;
-            Ok((database, scan, false))
+            (Database::open(path)?, Some(journal))
         }
-        Err(fault) => Err(fault),
+        Err(fault) => return Err(fault),
+    };
+    let scan = database.scan(journal)?;
+    Ok((database, scan, journal.is_none()))
+}
+
+/// Of work in another thread: what is done, and whether anybody waits for it still.
+#[derive(Default)]
+struct Progress {
+    steps: AtomicU64,
+    is_given_up: AtomicBool,
+}
+
+impl Progress {
+    fn step(&self) -> Result<(), Fault> {
+        self.steps.fetch_add(1, Ordering::Relaxed);
+        match self.is_given_up.load(Ordering::Relaxed) {
+            true => Err(Fault::Broken("it was given up".into())),
+            false => Ok(()),
+        }
     }
 }
 
-/// What the work gives. sled may wait for ever where it writes to a damaged file; then its thread is left to itself.
+/// What the work gives. sled may wait for ever where it writes to a damaged file: where there is no progress for so long, its
+/// thread is left to itself.
 fn within<T: Send + 'static>(
     patience: Duration,
-    work: impl FnOnce() -> Result<T, InPlace> + Send + 'static,
+    work: impl FnOnce(&Progress) -> Result<T, InPlace> + Send + 'static,
 ) -> Result<T, InPlace> {
     let (sender, done) = sync_channel(1);
+    let progress = Arc::new(Progress::default());
+    let told = Arc::clone(&progress);
     let work = move || {
-        let outcome = catch_unwind(AssertUnwindSafe(work));
+        let outcome = catch_unwind(AssertUnwindSafe(|| work(&told)));
         // Nobody waits for it any more where it took too long.
         let _ = sender.send(outcome.unwrap_or_else(|panic| Err(InPlace::Damaged(panic_text(&*panic)))));
     };
     let thread = std::thread::Builder::new().name("outbox-opening".into()).spawn(work);
     thread.map_err(|error| InPlace::Failed(format!("no thread to open it: {error}")))?;
-    done.recv_timeout(patience)
-        .unwrap_or_else(|_| Err(InPlace::Damaged(format!("it did not take what it was given within {patience:?}"))))
+    loop {
+        let before = progress.steps.load(Ordering::Relaxed);
+        match done.recv_timeout(patience) {
+            Ok(outcome) => return outcome,
+            Err(_) if progress.steps.load(Ordering::Relaxed) > before => {}
+            Err(_) => {
+                progress.is_given_up.store(true, Ordering::Relaxed);
+                return Err(InPlace::Damaged(format!("it took nothing for {patience:?}")));
+            }
+        }
+    }
 }
 
 /// What belongs to no row: parts of requests that were not accepted before the power went, and rows that were erased.
@@ -296,6 +329,16 @@ enum InPlace {
     Damaged(String),
     /// It could not be tried.
     Failed(String),
+}
+
+impl InPlace {
+    /// Of the journal's faults none is the database's.
+    fn of_the_journal(fault: Fault) -> Self {
+        match fault {
+            Fault::Full(why) => Self::Full(why),
+            other => Self::Failed(other.to_string()),
+        }
+    }
 }
 
 impl From<io::Error> for InPlace {
@@ -339,11 +382,26 @@ mod tests {
             Err(InPlace::Damaged(why)) => why,
             _ => unreachable!("it is damage"),
         };
-        assert!(within(Duration::from_secs(60), || Ok(7)).is_ok_and(|given| given == 7));
-        let for_ever = || loop {
+        assert!(within(Duration::from_secs(60), |_| Ok(7)).is_ok_and(|given| given == 7));
+        let for_ever = |_: &Progress| loop {
             std::thread::park();
         };
-        assert_eq!(why(within(patience, for_ever)), "it did not take what it was given within 100ms");
-        assert_eq!(why(within(Duration::from_secs(60), || panic!("no such page"))), "no such page");
+        assert_eq!(why(within(patience, for_ever)), "it took nothing for 100ms");
+        assert_eq!(why(within(Duration::from_secs(60), |_| panic!("no such page"))), "no such page");
+    }
+
+    #[test]
+    fn what_goes_on_is_waited_for_and_what_was_given_up_ends_when_it_can() {
+        let slow = |progress: &Progress| {
+            for _ in 0..30 {
+                std::thread::sleep(Duration::from_millis(20));
+                progress.step()?;
+            }
+            Ok(())
+        };
+        assert!(within(Duration::from_millis(200), slow).is_ok());
+        let progress = Progress::default();
+        progress.is_given_up.store(true, Ordering::Relaxed);
+        assert!(progress.step().is_err());
     }
 }

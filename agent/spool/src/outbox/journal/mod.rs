@@ -109,9 +109,9 @@ impl Journal {
         self.halves().halves.iter().all(Half::is_empty)
     }
 
-    /// Bytes of what it holds.
-    pub(super) fn bytes(&self) -> u64 {
-        self.halves().halves.iter().map(|half| half.end).sum()
+    /// The highest generation in it; 0 if it is empty.
+    pub(super) fn generation(&self) -> u64 {
+        self.halves().halves.iter().map(|half| half.generation).max().unwrap_or(0)
     }
 
     /// Whether the half that is written to takes so many bytes more. An empty one takes any.
