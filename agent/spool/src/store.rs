@@ -10,6 +10,8 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use rustix::io::Errno;
+
 /// Memory for sled's own page cache (its default is 1 GiB).
 const PAGE_CACHE_BYTES: u64 = 8 * 1024 * 1024;
 /// How often sled writes the cache's and the audits' buffers out by itself. A crash loses at most this much of what was not
@@ -207,7 +209,7 @@ fn each(tree: &sled::Tree, visit: &mut impl FnMut(&[u8], &[u8])) -> Result<(), S
 }
 
 fn guarded<T>(call: impl FnOnce() -> Result<T, sled::Error>) -> Result<T, StoreError> {
-    match catch_unwind(AssertUnwindSafe(call)) {
+    match caught(call) {
         Ok(Ok(value)) => Ok(value),
         // sled reports a held lock as an I/O error of kind Other with this text.
         Ok(Err(sled::Error::Io(error))) if error.to_string().contains("could not acquire lock") => {
@@ -215,8 +217,13 @@ fn guarded<T>(call: impl FnOnce() -> Result<T, sled::Error>) -> Result<T, StoreE
         }
         Ok(Err(sled::Error::Io(error))) => Err(from_io(&error)),
         Ok(Err(error)) => Err(StoreError::Failed(error.to_string())),
-        Err(panic) => Err(StoreError::Panicked(panic_text(&*panic))),
+        Err(why) => Err(StoreError::Panicked(why)),
     }
+}
+
+/// Whether a sector cannot be read any more; whatever else fails may work later.
+pub(crate) fn is_bad_sector(error: &io::Error) -> bool {
+    Errno::from_io_error(error) == Some(Errno::IO)
 }
 
 /// What an error of the system means for a database.
@@ -227,8 +234,12 @@ pub(crate) fn from_io(error: &io::Error) -> StoreError {
     }
 }
 
-/// What a panic said.
-pub(crate) fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
+/// What the work gives, or what it said when it panicked.
+pub(crate) fn caught<T>(work: impl FnOnce() -> T) -> Result<T, String> {
+    catch_unwind(AssertUnwindSafe(work)).map_err(|panic| panic_text(&*panic))
+}
+
+fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
     let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
     let text = text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "no message".to_owned());
     // sled prints whole segments.

@@ -11,7 +11,6 @@
 //! that wrote it.
 
 use std::io;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::mpsc::{SyncSender, sync_channel};
 use std::sync::{Arc, PoisonError, RwLockWriteGuard};
 use std::thread::JoinHandle;
@@ -20,7 +19,7 @@ use super::Shared;
 use super::committer::Committer;
 use super::database::{Database, Fault};
 use super::journal::{HalfId, Journal};
-use crate::store::panic_text;
+use crate::store::caught;
 
 /// The thread that makes checkpoints, one at a time.
 pub(super) struct Checkpointer {
@@ -36,8 +35,7 @@ impl Checkpointer {
         let (halves, sealed) = sync_channel(1);
         let work = move || {
             for half in sealed {
-                let outcome = catch_unwind(AssertUnwindSafe(|| shared.checkpoint(half)));
-                let outcome = outcome.unwrap_or_else(|panic| Err(Fault::Broken(panic_text(&*panic))));
+                let outcome = caught(|| shared.checkpoint(half)).unwrap_or_else(|why| Err(Fault::Broken(why)));
                 shared.queue().checkpointed = Some(outcome);
                 shared.wake.notify_all();
             }

@@ -15,7 +15,6 @@
 //! An fsync that fails, or an error of the disk, ends everything: what is on it is in doubt.
 
 use std::io;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError};
 use std::thread::JoinHandle;
@@ -35,7 +34,7 @@ use super::row::{Account, Body};
 use super::table::Step;
 use super::{Shared, StoreReport};
 use crate::audits::AuditQueue;
-use crate::store::panic_text;
+use crate::store::caught;
 
 /// How often a full disk is looked at, what was appended to the ledger is synced, and the journal is carried over.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -83,8 +82,8 @@ pub(super) fn start(
             dead: false,
         };
         // Nobody else would tell those who wait for a report.
-        if let Err(panic) = catch_unwind(AssertUnwindSafe(|| committer.run())) {
-            committer.die(&format!("the outbox's thread panicked: {}", panic_text(&*panic)));
+        if let Err(why) = caught(|| committer.run()) {
+            committer.die(&format!("the outbox's thread panicked: {why}"));
         }
         committer.close();
     })
@@ -235,18 +234,19 @@ impl Committer {
         self.make_room(group.iter().map(Command::journal_bytes).sum())?;
         self.write_files(group)?;
         self.keep_poisoned(group);
-        let (barrier, steps) = {
+        let (account, steps) = {
             let mut table = self.shared.table();
-            let barrier = table.next_barrier();
+            table.next_barrier();
             let step = |command: &Command| table.change(&command.change, command.payload.as_ref());
-            (barrier, group.iter().map(step).collect::<Vec<Step>>())
+            let steps = group.iter().map(step).collect::<Vec<Step>>();
+            (table.account(), steps)
         };
-        if let Err(fault) = self.shared.journal.append(barrier, &steps) {
+        if let Err(fault) = self.shared.journal.append(account.barrier, &steps) {
             self.shared.table().undo(steps);
             return Err(fault);
         }
         if steps.iter().any(|step| step.record.is_some()) {
-            self.durable = self.shared.table().account();
+            self.durable = account;
         }
         self.tell_ledger(&steps)?;
         let table = self.shared.table();

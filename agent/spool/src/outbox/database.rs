@@ -18,9 +18,8 @@
 //! # One writer
 //!
 //! All writes come from one thread at a time, without batches, and nothing reads until they are flushed: a reader of sled's may
-//! split a leaf, which is a write. sled wakes those who wait for a buffer only
-//! where it is written by the thread that sealed it; with a batch or a second thread a failed write is not announced, and
-//! `flush` waits for ever.
+//! split a leaf, which is a write. sled wakes those who wait for a buffer only where it is written by the thread that sealed it;
+//! with a batch or a second thread a failed write is not announced, and `flush` waits for ever.
 
 use std::collections::{HashMap, HashSet};
 use std::fs::File;
@@ -81,15 +80,15 @@ impl Database {
         let path = folder.join("db");
         let is_new = !path.exists();
         if !is_new {
-            File::open(&path).and_then(|file| file.sync_all()).map_err(Fault::from)?;
+            File::open(&path).and_then(|file| file.sync_all())?;
         }
         let store = Store::open_with(folder, u64::MAX, Flushing::ByCaller)?;
-        let file = File::open(&path).map_err(Fault::from)?;
+        let file = File::open(&path)?;
         let portion = if write_through(&file) { usize::MAX } else { PORTION };
         let database = Self { store, file, portion };
         if is_new {
             database.barrier()?;
-            sync_folder(folder).map_err(Fault::from)?;
+            sync_folder(folder)?;
         }
         Ok(database)
     }

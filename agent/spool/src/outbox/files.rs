@@ -14,9 +14,9 @@ use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
 use hedge_wire::Digest;
-use rustix::io::Errno;
 
 use crate::replace::sync_folder;
+use crate::store::is_bad_sector;
 
 /// The folder of large bodies.
 pub(super) struct Files {
@@ -65,8 +65,7 @@ impl Files {
         };
         let mut bytes = Vec::new();
         match file.take(length + 1).read_to_end(&mut bytes) {
-            // A sector that cannot be read any more is damage; whatever else fails may work later.
-            Err(error) if Errno::from_io_error(&error) == Some(Errno::IO) => return Ok(None),
+            Err(error) if is_bad_sector(&error) => return Ok(None),
             read => read?,
         };
         Ok((Digest::of(&bytes).0 == *digest).then(|| bytes.into()))

@@ -68,6 +68,7 @@ mod renew;
 mod room;
 mod row;
 mod table;
+mod watched;
 
 #[cfg(test)]
 mod tests;

@@ -12,11 +12,8 @@
 use std::collections::HashSet;
 use std::fs;
 use std::io;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::mpsc::sync_channel;
 use std::time::Duration;
 
 use super::checkpoint;
@@ -32,9 +29,10 @@ use super::rebuild::Places;
 use super::room::Reserve;
 use super::row::{Account, Row, State};
 use super::table::{Step, Table};
+use super::watched::{Progress, Unfinished, watched};
 use super::{Damage, Found, OutboxConfig, OutboxError, unusable};
 use crate::replace::sync_folder;
-use crate::store::{panic_text, remove_any};
+use crate::store::remove_any;
 
 /// How long a database may take to be opened, and to take a little of what the journal has; and for each MiB of it.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -140,19 +138,16 @@ impl<'a> Opening<'a> {
         if is_new && (self.evidence.newest.serial > 0 || !self.journal.is_empty()) {
             return self.salvage("it is not there".to_owned());
         }
-        match self.copy_before(room).map_err(InPlace::from).and_then(|()| self.open_in_place()) {
-            Ok(whole) => Ok(whole),
-            Err(InPlace::Failed(why)) => {
-                remove_any(&self.places.before())?;
-                Err(Failed::Other(why))
-            }
-            Err(InPlace::Full(why)) => {
-                // It is sound as far as is known, and takes less space where it lies.
-                remove_any(&self.places.before())?;
-                Err(Failed::Full(why))
-            }
-            Err(InPlace::Damaged(why)) => self.salvage(why),
-        }
+        let opened = self.copy_before(room).map_err(InPlace::from).and_then(|()| self.open_in_place());
+        let failed = match opened {
+            Ok(whole) => return Ok(whole),
+            Err(InPlace::Damaged(why)) => return self.salvage(why),
+            Err(InPlace::Failed(why)) => Failed::Other(why),
+            Err(InPlace::Full(why)) => Failed::Full(why),
+        };
+        // It is sound as far as is known, and takes less space where it lies.
+        remove_any(&self.places.before())?;
+        Err(failed)
     }
 
     /// Copies sled's file; without the space for that it is opened without a copy.
@@ -173,7 +168,7 @@ impl<'a> Opening<'a> {
         let (path, journal) = (self.places.database(), Arc::clone(&self.journal));
         let mib = fs::metadata(path.join("db")).map_or(0, |meta| meta.len() >> 20);
         let patience = PATIENCE + PATIENCE_PER_MIB * u32::try_from(mib).unwrap_or(u32::MAX);
-        let (database, scan, has_space) = within(patience, move |progress| Ok(read(&path, &journal, progress)?))?;
+        let (database, scan, has_space) = watched(patience, move |progress| read(&path, &journal, progress))??;
         let has_file = |row: &Row| has_file(&self.files, row);
         let rows = compare::sound(&scan, &self.evidence, has_file).map_err(InPlace::Damaged)?;
         // In this order: a start that the power interrupts from here on is begun anew, and finds the same.
@@ -250,52 +245,6 @@ fn read(path: &Path, journal: &Journal, progress: &Progress) -> Result<(Database
     Ok((database, scan, journal.is_none()))
 }
 
-/// Of work in another thread: what is done, and whether anybody waits for it still.
-#[derive(Default)]
-struct Progress {
-    steps: AtomicU64,
-    is_given_up: AtomicBool,
-}
-
-impl Progress {
-    fn step(&self) -> Result<(), Fault> {
-        self.steps.fetch_add(1, Ordering::Relaxed);
-        match self.is_given_up.load(Ordering::Relaxed) {
-            true => Err(Fault::Broken("it was given up".into())),
-            false => Ok(()),
-        }
-    }
-}
-
-/// What the work gives. sled may wait for ever where it writes to a damaged file: where there is no progress for so long, its
-/// thread is left to itself.
-fn within<T: Send + 'static>(
-    patience: Duration,
-    work: impl FnOnce(&Progress) -> Result<T, InPlace> + Send + 'static,
-) -> Result<T, InPlace> {
-    let (sender, done) = sync_channel(1);
-    let progress = Arc::new(Progress::default());
-    let told = Arc::clone(&progress);
-    let work = move || {
-        let outcome = catch_unwind(AssertUnwindSafe(|| work(&told)));
-        // Nobody waits for it any more where it took too long.
-        let _ = sender.send(outcome.unwrap_or_else(|panic| Err(InPlace::Damaged(panic_text(&*panic)))));
-    };
-    let thread = std::thread::Builder::new().name("outbox-opening".into()).spawn(work);
-    thread.map_err(|error| InPlace::Failed(format!("no thread to open it: {error}")))?;
-    loop {
-        let before = progress.steps.load(Ordering::Relaxed);
-        match done.recv_timeout(patience) {
-            Ok(outcome) => return outcome,
-            Err(_) if progress.steps.load(Ordering::Relaxed) > before => {}
-            Err(_) => {
-                progress.is_given_up.store(true, Ordering::Relaxed);
-                return Err(InPlace::Damaged(format!("it took nothing for {patience:?}")));
-            }
-        }
-    }
-}
-
 /// What belongs to no row: parts of requests that were not accepted before the power went, and rows that were erased.
 fn stray(scan: &Scan, rows: &[Row]) -> Vec<Key> {
     let named: HashSet<_> = rows.iter().flat_map(Row::parts).collect();
@@ -341,6 +290,16 @@ impl InPlace {
     }
 }
 
+impl From<Unfinished> for InPlace {
+    /// sled may wait for ever where it writes to a damaged file.
+    fn from(unfinished: Unfinished) -> Self {
+        match unfinished {
+            Unfinished::NoThread(_) => Self::Failed(unfinished.to_string()),
+            Unfinished::Panicked(_) | Unfinished::Stuck(_) => Self::Damaged(unfinished.to_string()),
+        }
+    }
+}
+
 impl From<io::Error> for InPlace {
     fn from(error: io::Error) -> Self {
         Fault::from(error).into()
@@ -368,40 +327,5 @@ impl From<Fault> for Failed {
 impl From<io::Error> for Failed {
     fn from(error: io::Error) -> Self {
         Fault::from(error).into()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_does_not_come_to_an_end_or_panics_is_damage() {
-        let patience = Duration::from_millis(100);
-        let why = |outcome: Result<(), InPlace>| match outcome {
-            Err(InPlace::Damaged(why)) => why,
-            _ => unreachable!("it is damage"),
-        };
-        assert!(within(Duration::from_secs(60), |_| Ok(7)).is_ok_and(|given| given == 7));
-        let for_ever = |_: &Progress| loop {
-            std::thread::park();
-        };
-        assert_eq!(why(within(patience, for_ever)), "it took nothing for 100ms");
-        assert_eq!(why(within(Duration::from_secs(60), |_| panic!("no such page"))), "no such page");
-    }
-
-    #[test]
-    fn what_goes_on_is_waited_for_and_what_was_given_up_ends_when_it_can() {
-        let slow = |progress: &Progress| {
-            for _ in 0..30 {
-                std::thread::sleep(Duration::from_millis(50));
-                progress.step()?;
-            }
-            Ok(())
-        };
-        assert!(within(Duration::from_secs(1), slow).is_ok());
-        let progress = Progress::default();
-        progress.is_given_up.store(true, Ordering::Relaxed);
-        assert!(progress.step().is_err());
     }
 }

@@ -17,7 +17,7 @@ use super::part::{PART_BYTES, Part};
 use super::row::{self, Account, HEADER, MAGIC, Record, Row};
 use crate::tensors::array;
 
-/// The longest value.
+/// The longest value, without a row behind it: that is found by itself.
 const MAX_VALUE: usize = HEADER + PART_BYTES;
 /// Bytes searched at a time.
 const CHUNK: usize = 1024 * 1024;

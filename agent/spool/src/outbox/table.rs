@@ -100,10 +100,9 @@ impl Table {
         self.files.contains_key(file)
     }
 
-    /// From now on, changes are to survive by a further barrier, which has this number.
-    pub(super) fn next_barrier(&mut self) -> u64 {
+    /// From now on, changes are to survive by a further barrier.
+    pub(super) fn next_barrier(&mut self) {
         self.account.barrier += 1;
-        self.account.barrier
     }
 
     /// The account once more, newer than any row: for a database that is written anew.

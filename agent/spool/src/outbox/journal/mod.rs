@@ -19,14 +19,13 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use rustix::io::Errno;
-
 pub(super) use self::entry::Entry;
 use self::entry::{ENTRY_HEAD, Entries, HALF_HEADER};
 use super::database::Fault;
 use super::key::Key;
 use super::table::Step;
 use crate::replace::sync_folder;
+use crate::store::is_bad_sector;
 
 mod entry;
 
@@ -51,7 +50,7 @@ pub(super) struct HalfId(usize);
 #[derive(Default)]
 struct Halves {
     active: usize,
-    halves: [Half; 2],
+    both: [Half; 2],
 }
 
 #[derive(Default)]
@@ -96,9 +95,9 @@ impl Journal {
         }
         // What a killed process wrote and did not sync would be told, and lost when the power goes.
         files.iter().filter(|file| file.metadata().is_ok_and(|meta| meta.len() > 0)).try_for_each(File::sync_data)?;
-        let halves = [&files[0], &files[1]].map(Half::read);
-        let active = usize::from(halves[1].generation > halves[0].generation);
-        Ok(Self { paths, files, capacity, halves: Mutex::new(Halves { active, halves }) })
+        let both = [&files[0], &files[1]].map(Half::read);
+        let active = usize::from(both[1].generation > both[0].generation);
+        Ok(Self { paths, files, capacity, halves: Mutex::new(Halves { active, both }) })
     }
 
     pub(super) fn paths(&self) -> &[PathBuf; 2] {
@@ -106,24 +105,24 @@ impl Journal {
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        self.halves().halves.iter().all(Half::is_empty)
+        self.halves().both.iter().all(Half::is_empty)
     }
 
     /// The highest generation in it; 0 if it is empty.
     pub(super) fn generation(&self) -> u64 {
-        self.halves().halves.iter().map(|half| half.generation).max().unwrap_or(0)
+        self.halves().both.iter().map(|half| half.generation).max().unwrap_or(0)
     }
 
     /// Whether the half that is written to takes so many bytes more. An empty one takes any.
     pub(super) fn has_room(&self, bytes: u64) -> bool {
         let halves = self.halves();
-        let half = &halves.halves[halves.active];
+        let half = halves.active();
         half.is_empty() || half.end.saturating_add(bytes) <= self.capacity
     }
 
     /// Whether something has been in it for that long.
     pub(super) fn holds_for(&self, time: Duration) -> bool {
-        self.halves().halves.iter().any(|half| half.begun.is_some_and(|begun| begun.elapsed() >= time))
+        self.halves().both.iter().any(|half| half.begun.is_some_and(|begun| begun.elapsed() >= time))
     }
 
     /// Has the changes survive the end of the power. A half begins with the generation, which is higher from half to half. Where
@@ -131,7 +130,7 @@ impl Journal {
     pub(super) fn append(&self, generation: u64, steps: &[Step]) -> Result<(), Fault> {
         let (active, mut group) = {
             let halves = self.halves();
-            (halves.active, Group::behind(&halves.halves[halves.active], generation))
+            (halves.active, Group::behind(halves.active(), generation))
         };
         group.bytes.reserve(steps.iter().map(bytes_of).sum());
         steps.iter().for_each(|step| group.take(step));
@@ -139,13 +138,13 @@ impl Journal {
             return Ok(());
         }
         write(&self.files[active], &group)?;
-        self.halves().halves[active].extend(group);
+        self.halves().both[active].extend(group);
         Ok(())
     }
 
     /// Whether it says anything of a key.
     pub(super) fn changes(&self, key: &Key) -> bool {
-        self.halves().halves.iter().any(|half| half.places.contains_key(key))
+        self.halves().both.iter().any(|half| half.places.contains_key(key))
     }
 
     /// The last that it says of a key. What fails may work later, other than a sector that cannot be read any more.
@@ -153,7 +152,7 @@ impl Journal {
         // Locked until the value is read: what is emptied may be written over.
         let halves = self.halves();
         let newest_first = [halves.active, 1 - halves.active].into_iter();
-        let mut found = newest_first.filter_map(|half| halves.halves[half].places.get(key).map(|place| (half, place)));
+        let mut found = newest_first.filter_map(|half| halves.both[half].places.get(key).map(|place| (half, place)));
         let (half, at, length) = match found.next() {
             None => return Ok(Last::Elsewhere),
             Some((_, Place { length: None, .. })) => return Ok(Last::Gone),
@@ -162,7 +161,7 @@ impl Journal {
         let mut value = vec![0; length];
         match self.files[half].read_exact_at(&mut value, at) {
             Ok(()) => Ok(Last::Value(value)),
-            Err(error) if Errno::from_io_error(&error) == Some(Errno::IO) => Ok(Last::Gone),
+            Err(error) if is_bad_sector(&error) => Ok(Last::Gone),
             Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(Last::Gone),
             Err(error) => Err(error),
         }
@@ -172,10 +171,10 @@ impl Journal {
     pub(super) fn seal(&self) -> Option<HalfId> {
         let mut halves = self.halves();
         let (active, other) = (halves.active, 1 - halves.active);
-        if !halves.halves[other].is_empty() {
+        if !halves.both[other].is_empty() {
             return Some(HalfId(other));
         }
-        (!halves.halves[active].is_empty()).then(|| {
+        (!halves.both[active].is_empty()).then(|| {
             halves.active = other;
             HalfId(active)
         })
@@ -185,7 +184,7 @@ impl Journal {
     pub(super) fn filled(&self) -> Vec<HalfId> {
         let halves = self.halves();
         let order = [1 - halves.active, halves.active].into_iter();
-        order.filter(|&half| !halves.halves[half].is_empty()).map(HalfId).collect()
+        order.filter(|&half| !halves.both[half].is_empty()).map(HalfId).collect()
     }
 
     /// Gives what a half holds, in order and some at a time, without what was changed again later.
@@ -203,7 +202,7 @@ impl Journal {
             self.halves().retain_last(half, &mut chunk);
             take(&chunk)?;
         }
-        match entries.map_or(0, |entries| entries.end().0) == self.halves().halves[half.0].end {
+        match entries.map_or(0, |entries| entries.end().0) == self.halves().both[half.0].end {
             true => Ok(()),
             false => Err(Fault::Broken(format!("{} was damaged", self.paths[half.0].display()))),
         }
@@ -218,7 +217,7 @@ impl Journal {
     pub(super) fn clear(&self, half: HalfId) -> Result<(), Fault> {
         self.files[half.0].write_all_at(&[0; HALF_HEADER], 0)?;
         sync(&self.files[half.0])?;
-        self.halves().halves[half.0] = Half::default();
+        self.halves().both[half.0] = Half::default();
         Ok(())
     }
 
@@ -233,11 +232,16 @@ impl Journal {
 }
 
 impl Halves {
+    /// The half that is written to.
+    fn active(&self) -> &Half {
+        &self.both[self.active]
+    }
+
     /// Leaves out what was changed again later.
     fn retain_last(&self, half: HalfId, entries: &mut Vec<Entry>) {
-        let newer = (half.0 != self.active).then(|| &self.halves[self.active].places);
+        let newer = (half.0 != self.active).then(|| &self.active().places);
         entries.retain(|entry| {
-            let is_last = self.halves[half.0].places.get(&entry.key).is_some_and(|place| place.at == entry.at);
+            let is_last = self.both[half.0].places.get(&entry.key).is_some_and(|place| place.at == entry.at);
             is_last && newer.is_none_or(|places| !places.contains_key(&entry.key))
         });
     }

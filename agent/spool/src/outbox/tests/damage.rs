@@ -66,6 +66,14 @@ fn named(bench: &Bench) -> Vec<String> {
     bench.found.damage.iter().map(name).collect()
 }
 
+/// That everything is there, and that the next start is an ordinary one.
+fn has_it_for_good(bench: Bench, folder: &Path, before: &[(Saved, String)]) {
+    assert_eq!(bench.all(), before);
+    drop(bench);
+    let again = Bench::open(folder);
+    assert_eq!((named(&again), again.all()), (vec![], before.to_vec()), "and the next start is an ordinary one");
+}
+
 #[test]
 fn a_row_that_the_database_lost_is_found_in_its_bytes() {
     let folder = TempDir::new().unwrap();
@@ -78,10 +86,7 @@ fn a_row_that_the_database_lost_is_found_in_its_bytes() {
     let bench = Bench::open(folder.path());
     assert_eq!(named(&bench), ["database, 4 rows"]);
     assert!(bench.found.damage[0].to_string().contains("3 rows where its newest change counted 4"));
-    assert_eq!(bench.all(), before);
-    drop(bench);
-    let again = Bench::open(folder.path());
-    assert_eq!((named(&again), again.all()), (vec![], before), "and the next start is an ordinary one");
+    has_it_for_good(bench, folder.path(), &before);
 }
 
 #[test]
@@ -166,10 +171,7 @@ fn what_was_not_carried_over_is_in_the_journal_whatever_became_of_the_database()
         }
         let bench = Bench::open(folder.path());
         assert_eq!(named(&bench), expected, "{damaged}");
-        assert_eq!(bench.all(), before);
-        drop(bench);
-        let again = Bench::open(folder.path());
-        assert_eq!((named(&again), again.all()), (vec![], before));
+        has_it_for_good(bench, folder.path(), &before);
     }
 }
 
@@ -240,10 +242,7 @@ fn a_process_that_died_while_it_opened_the_database_does_not_do_so_again() {
     fs::write(&db, vec![0; 1 << 20]).unwrap();
     let bench = Bench::open(folder.path());
     assert!(bench.found.damage[0].to_string().contains("did not come to an end"));
-    assert_eq!(bench.all(), before);
-    drop(bench);
-    let again = Bench::open(folder.path());
-    assert_eq!((named(&again), again.all()), (vec![], before));
+    has_it_for_good(bench, folder.path(), &before);
 }
 
 #[test]
